@@ -1,0 +1,86 @@
+# Machete's front door. Everything it makes lies in build/, out/, .deps/ and .venv/; `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The CUDA backend is built where nvcc is at hand; CUDA=OFF leaves it out, CUDA=ON insists.
+NVCC := $(firstword $(wildcard $(CUDACXX)) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA ?= $(if $(NVCC),ON,OFF)
+GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m 1 -o '^GPU 0')
+ifeq ($(CUDA),OFF)
+BUILD ?= build/cpu
+else
+BUILD ?= build/cuda
+endif
+# The demo needs CUDA only where there is a GPU to run on.
+DEMO_BUILD := $(if $(and $(GPU),$(filter ON,$(CUDA))),build/cuda,build/cpu)
+# make gpu-test PREBUILT=build/cuda runs binaries built elsewhere: nothing is installed, configured or compiled.
+GPU_BUILD := $(or $(PREBUILT),build/cuda)
+INSTANCES ?= default
+JOBS ?= $(shell nproc)
+ARGS ?=
+
+##@ Use
+help: ## This list
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@printf '\nVariables: CUDA=ON|OFF  INSTANCES=default|all|<names>  JOBS=n  ARGS="..." (to the program run)\n'
+
+demo: ## The main job on real weights: quantise a model, run every layer, check it against fp64
+	@scripts/setup.sh build demo
+	@scripts/build.sh $(DEMO_BUILD) machete_cli
+	@scripts/demo.sh $(DEMO_BUILD)/bin/machete
+
+test: setup build ## Build all that can be built here and run the CPU tests
+	@scripts/test.sh $(BUILD)
+
+##@ Build
+setup: ## Install what is missing (as root or with sudo) and fetch the header wheels
+	@scripts/setup.sh build test
+
+build: ## Build everything for this machine, in build/cuda or build/cpu
+	@INSTANCES='$(INSTANCES)' JOBS=$(JOBS) scripts/build.sh $(BUILD)
+
+clean: ## Remove what was built and written; .deps/ and .venv/ stay
+	rm -rf build out
+
+##@ GPU
+gpu-test: ## Run the GPU tests and write bench/results/gpu-tests.json; PREBUILT=dir runs binaries built elsewhere
+	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
+	@scripts/gpu_test.sh $(GPU_BUILD) $(ARGS)
+
+sanitize: ## Run compute-sanitizer's memcheck, racecheck and synccheck over the GPU tests
+	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
+	@scripts/sanitize.sh $(GPU_BUILD)/bin/gpu_tests $(ARGS)
+
+bench: ## Run the benchmark suites on the GPU, into bench/results/; ARGS="--suite llama8b --m 1,64"
+	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
+	@scripts/bench.sh $(GPU_BUILD)/bin/machete $(ARGS)
+
+plots: ## Draw the plots of docs/ from bench/results/
+	@scripts/setup.sh plots
+	@.venv/bin/python bench/plot.py $(ARGS)
+
+##@ Develop
+check: format-check lint test ## What CI checks
+
+format: ## Format the C++ and CUDA sources
+	@scripts/setup.sh format
+	@scripts/sources.sh all | xargs clang-format-14 -i
+
+format-check: ## Fail if a source is not formatted
+	@scripts/setup.sh format
+	@scripts/sources.sh all | xargs clang-format-14 --dry-run --Werror
+	@echo "format: ok"
+
+lint: ## clang-tidy on the core and the command, ruff on the Python; warnings are errors
+	@scripts/setup.sh build test lint
+	@scripts/lint.sh $(BUILD)
+
+docs: ## Regenerate docs/support-matrix.md from the registry
+	@scripts/setup.sh build
+	@scripts/build.sh $(BUILD) machete_cli
+	@$(BUILD)/bin/machete list --markdown > docs/support-matrix.md
+	@echo "docs/support-matrix.md"
+
+.PHONY: help demo test setup build clean gpu-test sanitize bench plots check format format-check lint docs

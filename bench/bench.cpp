@@ -1,0 +1,423 @@
+#include "bench/bench.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "bench/arena.h"
+#include "bench/cublas_baseline.h"
+#include "bench/machine.h"
+#include "bench/read_stream.h"
+#include "bench/report.h"
+#include "bench/rotation.h"
+#include "bench/stage.h"
+#include "bench/suite.h"
+#include "bench/timer.h"
+#include "machete/machete.h"
+#include "testing/cuda_status.h"
+#include "testing/device_buffer.h"
+#include "testing/device_check.h"
+
+namespace machete::bench {
+namespace {
+
+using testing::cuda_status;
+
+constexpr std::int64_t kMaxM = std::int64_t{1} << 20;
+constexpr std::int64_t kCheckedRows = 64;  // of D, spread evenly, where M is larger
+constexpr std::int64_t kChainsInGraph = 20;
+
+struct StreamDeleter {
+  void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
+};
+using OwnedStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamDeleter>;
+
+Status in_context(const Status& status, const std::string& context) {
+  return {status.code(), context + ": " + status.message()};
+}
+
+Status check_options(const BenchOptions& options) {
+  for (const std::int64_t m : options.ms) {
+    if (m < 1 || m > kMaxM) {
+      return {StatusCode::kInvalidArgument, fmt::format("M={} cannot be timed; take 1 to {}", m, kMaxM)};
+    }
+  }
+  for (const DataType type : options.a_types) {
+    if (type != DataType::kBf16 && type != DataType::kF16) {
+      return {StatusCode::kInvalidArgument,
+              fmt::format("activations of {} are not benchmarked; take bf16 or f16", name_of(type))};
+    }
+  }
+  if (options.group_sizes.empty()) return {StatusCode::kInvalidArgument, "no group size is given; take 128"};
+  if (options.all_schedules && !options.schedule.empty()) {
+    return {StatusCode::kInvalidArgument, "either one schedule is forced or all are timed; choose one"};
+  }
+  return {};
+}
+
+// One run of the benchmark: what it was asked for, what it holds on the device, what it has found.
+class Session {
+ public:
+  explicit Session(BenchOptions options) : options_(std::move(options)) {}
+
+  Status run();
+
+ private:
+  Status set_up();
+  Status allocate();
+  Status time_suite(const Suite& suite, DataType a_type, std::int64_t group_size);
+  Status time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage, const Problem& problem);
+  Status time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type, std::int64_t group_size);
+
+  Result<std::vector<Plan>> plans_for(const Problem& problem);
+  Status reserve_workspace(const std::vector<Plan>& plans);
+  Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
+  Status launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
+                std::int64_t slot);
+  Status launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
+                       std::int64_t weight_copy, std::int64_t slot);
+  bool found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const;
+
+  RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
+    return {a_type, group_size, options_.cublas, l2_bytes_, device()};
+  }
+  Device device() const { return Device::cuda(options_.device); }
+  double read_floor_us(std::int64_t bytes) const { return static_cast<double>(bytes) / report_.read_tb_s / 1e6; }
+  void step(const std::string& what) { printer_.progress(++steps_done_, steps_, what); }
+
+  BenchOptions options_;
+  std::vector<Suite> suites_;
+  std::int64_t l2_bytes_ = 0;
+  OwnedStream stream_;
+  testing::DeviceBuffer memory_;
+  testing::DeviceBuffer workspace_;
+  testing::DeviceCheck checker_;
+  std::optional<CublasBaseline> cublas_;
+  std::size_t cublas_bytes_ = 0;  // of its workspace, at the front of memory_
+  Report report_;
+  Printer printer_;
+  std::int64_t steps_ = 0;
+  std::int64_t steps_done_ = 0;
+  Status not_served_;  // the last refusal of a forced schedule
+};
+
+Status Session::run() {
+  if (Status status = check_options(options_); !status.ok()) return status;
+  if (options_.suites.empty()) options_.suites = {"llama8b"};
+  if (options_.a_types.empty()) options_.a_types = {DataType::kBf16, DataType::kF16};
+  if (options_.ms.empty()) {
+    for (std::int64_t m = 1; m <= 8192; m *= 2) options_.ms.push_back(m);
+  }
+  for (const std::string& name : options_.suites) {
+    const Result<Suite> suite = find_suite(name);
+    if (!suite.ok()) return suite.status();
+    suites_.push_back(*suite);
+    const std::size_t linears = suite->shapes.size() * options_.group_sizes.size() + (suite->chain ? 1 : 0);
+    steps_ += static_cast<std::int64_t>(options_.a_types.size() * options_.ms.size() * linears);
+  }
+  ResultFile file;
+  if (!options_.json_path.empty()) {
+    if (Status status = file.open(options_.json_path); !status.ok()) return status;
+  }
+  if (Status status = set_up(); !status.ok()) return status;
+
+  for (const Suite& suite : suites_) {
+    for (const DataType a_type : options_.a_types) {
+      for (const std::int64_t group_size : options_.group_sizes) {
+        const Status status = time_suite(suite, a_type, group_size);
+        if (!status.ok()) {
+          return in_context(status, fmt::format("{}, {}, group size {}", suite.name, name_of(a_type), group_size));
+        }
+      }
+    }
+  }
+  if (report_.rows.empty()) return in_context(not_served_, "nothing was timed");
+  if (!options_.json_path.empty()) {
+    const std::string text = to_json(report_).dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
+    if (Status status = file.commit(text + "\n"); !status.ok()) return status;
+    printer_.note("results are in " + options_.json_path);
+  }
+  const auto wrong =
+      std::count_if(report_.rows.begin(), report_.rows.end(), [](const Row& row) { return !row.fault.empty(); });
+  if (wrong > 0) {
+    return {StatusCode::kDevice, fmt::format("{} of {} rows have results beyond their bounds; look for WRONG above",
+                                             wrong, report_.rows.size())};
+  }
+  return {};
+}
+
+Status Session::set_up() {
+  const Result<DeviceFacts> facts = select_device(options_.device);
+  if (!facts.ok()) return facts.status();
+  l2_bytes_ = facts->l2_bytes;
+  report_.machine = facts->machine;
+  report_.commit = options_.commit;
+  report_.date = today();
+
+  cudaStream_t stream = nullptr;
+  Status status = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  if (!status.ok()) return status;
+  stream_.reset(stream);
+  cublas_bytes_ = options_.cublas ? CublasBaseline::kWorkspaceBytes : 0;
+  if (status = allocate(); !status.ok()) return status;
+
+  const Result<double> read = measure_read_stream(memory_.data(), kReadStreamBytes, stream_.get());
+  if (!read.ok()) return read.status();
+  report_.read_tb_s = *read;
+  if (options_.cublas) {
+    Result<CublasBaseline> cublas = CublasBaseline::create(memory_.data(), stream_.get());
+    if (!cublas.ok()) return cublas.status();
+    cublas_ = *cublas;
+  }
+  printer_.machine(report_);
+  return {};
+}
+
+// Once, for the largest of what will be laid out, so that no measurement waits for an allocation.
+Status Session::allocate() {
+  std::size_t bytes = kReadStreamBytes;
+  const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
+  for (const Suite& suite : suites_) {
+    for (const std::int64_t group_size : options_.group_sizes) {
+      Arena counting;
+      const Result<Stage> stage = Stage::place(suite, weight_options(DataType::kBf16, group_size), max_m, counting);
+      if (!stage.ok()) return in_context(stage.status(), suite.name);
+      bytes = std::max(bytes, cublas_bytes_ + counting.used());
+    }
+  }
+  const Status status = memory_.resize(bytes);
+  if (status.code() == StatusCode::kOutOfMemory) {
+    static_cast<void>(cudaGetLastError());  // told here; not for the next launch to find
+    return in_context(status, fmt::format("M={} takes {:.1f} GiB on the device; take a smaller M or fewer suites",
+                                          max_m, static_cast<double>(bytes) / (1 << 30)));
+  }
+  return status;
+}
+
+Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t group_size) {
+  Arena arena(memory_.as<char>() + cublas_bytes_, memory_.size() - cublas_bytes_);
+  const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
+  Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, arena);
+  if (!stage.ok()) return stage.status();
+  if (Status status = stage->fill(a_type, stream_.get()); !status.ok()) return status;
+
+  for (const RotatedWeight& weight : stage->weights) {
+    for (const std::int64_t m : options_.ms) {
+      const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
+      step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
+      Problem problem;
+      problem.m = m;
+      problem.n = weight.shape().n;
+      problem.k = weight.shape().k;
+      problem.a_type = problem.d_type = a_type;
+      problem.group_size = group_size;
+      const Status status = time_linear(suite, weight, *stage, problem);
+      if (!status.ok()) return in_context(status, what);
+    }
+  }
+  // A chain's record does not name its group size: it is the first one's.
+  if (!suite.chain || group_size != options_.group_sizes.front()) return {};
+  for (const std::int64_t m : options_.ms) {
+    const std::string what = fmt::format("{} chain M={}", suite.name, m);
+    step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
+    const Status status = time_chain(suite, *stage, m, a_type, group_size);
+    if (!status.ok()) return in_context(status, what);
+  }
+  return {};
+}
+
+// The planner's choice, the forced schedule, or all; none where the forced schedule does not serve the problem.
+Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
+  std::vector<std::string> names = {options_.schedule};
+  if (options_.all_schedules) {
+    const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, device());
+    if (!choices.ok()) return choices.status();
+    names.clear();
+    for (const ScheduleChoice& choice : *choices) names.push_back(choice.name);
+  }
+  std::vector<Plan> plans;
+  for (const std::string& name : names) {
+    PlanOptions plan_options;
+    plan_options.device = device();
+    plan_options.schedule = name;
+    Result<Plan> plan = machete::plan(problem, plan_options);
+    if (plan.ok()) {
+      plans.push_back(std::move(*plan));
+    } else if (options_.schedule.empty()) {
+      return plan.status();
+    } else {
+      not_served_ = plan.status();
+      printer_.note("left out: " + plan.status().message());
+    }
+  }
+  return plans;
+}
+
+Status Session::reserve_workspace(const std::vector<Plan>& plans) {
+  std::size_t bytes = 0;
+  for (const Plan& plan : plans) bytes = std::max(bytes, plan.workspace_size());
+  if (bytes <= workspace_.size()) return {};
+  if (Status status = cuda_status(cudaStreamSynchronize(stream_.get()), "earlier launches"); !status.ok())
+    return status;
+  if (Status status = workspace_.resize(bytes); !status.ok()) return status;
+  return workspace_.poison(stream_.get());
+}
+
+Status Session::launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
+                       std::int64_t slot) {
+  return machete::run(plan, {stage.activations[slot], &weight.packed(weight_copy), stage.outputs[slot]},
+                      workspace_.data(), workspace_.size(), Stream(stream_.get()));
+}
+
+Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
+                              std::int64_t weight_copy, std::int64_t slot) {
+  return cublas_->run(problem.a_type, problem.m, problem.n, problem.k, stage.activations[slot],
+                      weight.dense(weight_copy), stage.outputs[slot]);
+}
+
+// One run into a poisoned output, against fp64.
+Status Session::check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row) {
+  const Problem& problem = plan.problem();
+  const std::size_t bytes = static_cast<std::size_t>(problem.m * problem.n) * bytes_of(problem.d_type);
+  Status status = cuda_status(cudaMemsetAsync(stage.outputs[0], 0xFF, bytes, stream_.get()), "poison the output");
+  if (status.ok()) status = launch(plan, weight, stage, 0, 0);
+  if (!status.ok()) return status;
+  const testing::DeviceErrorReport found = checker_.within_bounds(problem, stage.activations[0], weight.canonical(),
+                                                                  stage.outputs[0], {kCheckedRows, stream_.get()});
+  if (!found.status.ok()) return found.status;
+  row.rel_error = found.rel_frobenius;
+  if (!found.passed) {
+    row.fault =
+        fmt::format("the error at [{}, {}] is {:.3g} of its bound", found.worst_m, found.worst_n, found.max_ratio);
+  }
+  return {};
+}
+
+Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage,
+                            const Problem& problem) {
+  const Result<std::vector<Plan>> plans = plans_for(problem);
+  if (!plans.ok()) return plans.status();
+  if (plans->empty()) return {};
+  if (Status status = reserve_workspace(*plans); !status.ok()) return status;
+
+  std::vector<Row> rows;
+  std::vector<Contender> contenders;
+  for (const Plan& plan : *plans) {
+    Row row;
+    row.suite = suite.name;
+    row.name = weight.shape().name;
+    row.m = problem.m;
+    row.n = problem.n;
+    row.k = problem.k;
+    row.a_type = problem.a_type;
+    row.w_type = problem.w_type;
+    row.group_size = problem.group_size;
+    row.schedule = plan.schedule();
+    if (options_.check) {
+      if (Status status = check(plan, weight, stage, row); !status.ok()) return in_context(status, plan.schedule());
+    }
+    rows.push_back(std::move(row));
+    contenders.push_back({[&](std::int64_t i, cudaStream_t) { return launch(plan, weight, stage, i, i); }});
+  }
+  if (cublas_) {
+    contenders.push_back({[&](std::int64_t i, cudaStream_t) { return launch_cublas(problem, weight, stage, i, i); }});
+  }
+  const Result<std::vector<double>> times = time_in_turn(contenders, stream_.get());
+  if (!times.ok()) return times.status();
+
+  const std::int64_t bytes = weight.bytes(problem.m);
+  const double flops =
+      2.0 * static_cast<double>(problem.m) * static_cast<double>(problem.n) * static_cast<double>(problem.k);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    Row& row = rows[i];
+    row.us = (*times)[i];
+    if (cublas_) row.cublas_us = times->back();
+    row.read_floor_us = read_floor_us(bytes);
+    row.tflops = flops / row.us / 1e6;
+    row.gb_s = static_cast<double>(bytes) / row.us / 1e3;
+    printer_.row(row);
+    report_.rows.push_back(std::move(row));
+  }
+  return {};
+}
+
+bool Session::found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const {
+  const Problem& problem = plan.problem();
+  return std::any_of(report_.rows.begin(), report_.rows.end(), [&](const Row& row) {
+    return !row.fault.empty() && row.suite == suite && row.name == name && row.m == problem.m &&
+           row.a_type == problem.a_type && row.group_size == problem.group_size && row.schedule == plan.schedule();
+  });
+}
+
+// The linears in turn, as a decoder layer runs them; one's output need not be the next one's input.
+Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type,
+                           std::int64_t group_size) {
+  Chain chain;
+  chain.suite = suite.name;
+  chain.m = m;
+  chain.a_type = a_type;
+  chain.group_size = group_size;
+  std::vector<Plan> plans;
+  std::int64_t bytes = 0;
+  for (const RotatedWeight& weight : stage.weights) {
+    Problem problem;
+    problem.m = m;
+    problem.n = weight.shape().n;
+    problem.k = weight.shape().k;
+    problem.a_type = problem.d_type = a_type;
+    problem.group_size = group_size;
+    PlanOptions plan_options;
+    plan_options.device = device();
+    plan_options.schedule = options_.schedule;
+    Result<Plan> plan = machete::plan(problem, plan_options);
+    if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
+    if (!plan.ok()) return plan.status();
+    bytes += weight.bytes(m);
+    chain.wrong = chain.wrong || found_wrong(suite.name, weight.shape().name, *plan);
+    plans.push_back(std::move(*plan));
+  }
+  if (Status status = reserve_workspace(plans); !status.ok()) return status;
+
+  // Chain i reads copy i of every weight; the slots alternate from linear to linear.
+  std::vector<Contender> contenders;
+  contenders.push_back({[&](std::int64_t i, cudaStream_t) {
+                          Status status;
+                          for (std::size_t j = 0; j < plans.size() && status.ok(); ++j) {
+                            status = launch(plans[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
+                          }
+                          return status;
+                        },
+                        kChainsInGraph});
+  if (cublas_) {
+    contenders.push_back({[&](std::int64_t i, cudaStream_t) {
+                            Status status;
+                            for (std::size_t j = 0; j < plans.size() && status.ok(); ++j) {
+                              status = launch_cublas(plans[j].problem(), stage.weights[j], stage, i,
+                                                     static_cast<std::int64_t>(j));
+                            }
+                            return status;
+                          },
+                          kChainsInGraph});
+  }
+  const Result<std::vector<double>> times = time_in_turn(contenders, stream_.get());
+  if (!times.ok()) return times.status();
+  chain.us = times->front();
+  if (cublas_) chain.cublas_us = times->back();
+  chain.read_floor_us = read_floor_us(bytes);
+  printer_.chain(chain);
+  report_.chains.push_back(std::move(chain));
+  return {};
+}
+
+}  // namespace
+
+Status run_bench(const BenchOptions& options) { return Session(options).run(); }
+
+}  // namespace machete::bench

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "machete/status.h"
+#include "machete/types.h"
+
+namespace machete::bench {
+
+struct BenchOptions {
+  std::vector<std::string> suites;             // of suite_names(); empty: llama8b
+  std::vector<std::int64_t> ms;                // tokens, each >= 1; empty: 1, 2, 4, ..., 8192
+  std::vector<DataType> a_types;               // bf16, f16; empty: both
+  std::vector<std::int64_t> group_sizes{128};  // a multiple of 16, or -1
+  std::string json_path;                       // where the results go; empty: nowhere
+  std::string schedule;                        // force this one; shapes that it does not serve are left out
+  bool all_schedules = false;                  // one row for every schedule that serves a problem
+  bool cublas = true;                          // time cuBLAS with 16-bit weights beside it
+  bool check = true;                           // hold the results to their bounds before timing
+  int device = 0;                              // the CUDA device
+  std::string commit;                          // recorded with the results
+};
+
+/// Times the suites: a table to stdout, progress to stderr, JSON to `json_path` (complete, or not at all). Errors: bad
+/// options before anything runs; what CUDA, cuBLAS or the library reports; and, after everything has been measured and
+/// written, rows whose results exceed their bounds.
+Status run_bench(const BenchOptions& options);
+
+}  // namespace machete::bench

@@ -1,0 +1,98 @@
+#include "bench/rotation.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "bench/dequantize.h"
+#include "testing/cuda_status.h"
+#include "testing/random.h"
+
+namespace machete::bench {
+namespace {
+
+using testing::cuda_status;
+
+std::int64_t copies_past_l2(std::int64_t bytes, std::int64_t l2_bytes) {
+  return std::max<std::int64_t>(2, (4 * l2_bytes + bytes - 1) / bytes);
+}
+
+std::size_t size(std::int64_t bytes) { return static_cast<std::size_t>(bytes); }
+
+Status copy_from_first(const Rotation& rotation, std::size_t bytes, cudaStream_t stream) {
+  for (std::size_t i = 1; i < rotation.copies.size(); ++i) {
+    const cudaError_t error =
+        cudaMemcpyAsync(rotation.copies[i], rotation.copies[0], bytes, cudaMemcpyDeviceToDevice, stream);
+    if (error != cudaSuccess) return cuda_status(error, "copy of a weight");
+  }
+  return {};
+}
+
+}  // namespace
+
+Rotation take_copies(Arena& arena, std::size_t bytes, std::int64_t copies) {
+  Rotation rotation;
+  for (std::int64_t i = 0; i < copies; ++i) rotation.copies.push_back(arena.take(bytes));
+  return rotation;
+}
+
+Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& options, Arena& arena) {
+  RotatedWeight weight;
+  weight.shape_ = shape;
+  weight.options_ = options;
+  QuantizedWeight& canonical = weight.canonical_;
+  canonical.n = shape.n;
+  canonical.k = shape.k;
+  canonical.group_size = options.group_size;
+  canonical.scale_type = options.a_type;
+  const Result<PackedHeader> header = packed_header(canonical, options.a_type);
+  if (!header.ok()) return header.status();
+  weight.header_ = *header;
+
+  const std::int64_t element = static_cast<std::int64_t>(bytes_of(options.a_type));
+  canonical.qweight = weight.qweight_ = arena.take(size(shape.n * ((shape.k + 1) / 2)));
+  canonical.scales = weight.scales_ = arena.take(size(canonical.groups() * shape.n * element));
+  const std::int64_t packed_bytes = static_cast<std::int64_t>(header->payload_bytes());
+  weight.packed_ = take_copies(arena, size(packed_bytes), copies_past_l2(packed_bytes, options.l2_bytes));
+  if (options.dense) {
+    const std::int64_t dense_bytes = shape.n * shape.k * element;
+    weight.dense_ = take_copies(arena, size(dense_bytes), copies_past_l2(dense_bytes, options.l2_bytes));
+  }
+  return weight;
+}
+
+Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
+  Status status = testing::fill_qweight(qweight_, shape_.n, shape_.k, seed, stream);
+  if (status.ok()) {
+    status = testing::fill_scales(options_.a_type, scales_, canonical_.groups(), shape_.n, testing::ScaleFill::kRandom,
+                                  seed + 1, stream);
+  }
+  if (!status.ok()) return status;
+
+  PrepackOptions prepack_options;
+  prepack_options.device = options_.device;
+  prepack_options.scale_type = options_.a_type;
+  prepack_options.stream = Stream(stream);
+  const std::size_t packed_bytes = size(static_cast<std::int64_t>(header_.payload_bytes()));
+  const Result<PackedWeight> first = prepack_into(canonical_, prepack_options, packed_[0], packed_bytes);
+  if (!first.ok()) return first.status();
+  if (status = copy_from_first(packed_, packed_bytes, stream); !status.ok()) return status;
+  packed_weights_.clear();
+  for (const void* copy : packed_.copies) {
+    // The arena owns the bytes.
+    packed_weights_.emplace_back(first->header(), options_.device,
+                                 std::shared_ptr<const void>(copy, [](const void*) {}));
+  }
+
+  if (!options_.dense) return {};
+  if (status = dequantize(canonical_, options_.a_type, dense_[0], stream); !status.ok()) return status;
+  return copy_from_first(dense_, size(shape_.n * shape_.k) * bytes_of(options_.a_type), stream);
+}
+
+std::int64_t RotatedWeight::bytes(std::int64_t m) const {
+  const std::int64_t element = static_cast<std::int64_t>(bytes_of(options_.a_type));
+  return shape_.n * ((shape_.k + 1) / 2) + canonical_.groups() * shape_.n * element +
+         m * (shape_.k + shape_.n) * element;
+}
+
+}  // namespace machete::bench

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "bench/arena.h"
+#include "bench/suite.h"
+#include "machete/status.h"
+#include "machete/types.h"
+#include "machete/weight.h"
+
+namespace machete::bench {
+
+/// Copies of one thing, taken in turn, so that a repetition does not find the bytes of the last one in a cache.
+struct Rotation {
+  std::vector<void*> copies;
+
+  void* operator[](std::int64_t i) const { return copies[static_cast<std::size_t>(i) % copies.size()]; }
+};
+
+/// `copies` pieces of the arena.
+Rotation take_copies(Arena& arena, std::size_t bytes, std::int64_t copies);
+
+/// One linear's weight on the device in the forms that are timed, each rotated past L2: all copies together are at
+/// least four times its size.
+class RotatedWeight {
+ public:
+  struct Options {
+    DataType a_type = DataType::kBf16;
+    std::int64_t group_size = 128;
+    bool dense = true;  // also the 16-bit form, for cuBLAS
+    std::int64_t l2_bytes = 0;
+    Device device;
+  };
+
+  /// Takes the memory. With a counting arena the object only knows its sizes.
+  static Result<RotatedWeight> place(const Shape& shape, const Options& options, Arena& arena);
+
+  /// Random nibbles and scales, prepacked once and copied.
+  Status fill(std::uint64_t seed, cudaStream_t stream);
+
+  const Shape& shape() const { return shape_; }
+  const QuantizedWeight& canonical() const { return canonical_; }
+  const PackedWeight& packed(std::int64_t i) const {
+    return packed_weights_[static_cast<std::size_t>(i) % packed_weights_.size()];
+  }
+  const void* dense(std::int64_t i) const { return dense_[i]; }
+
+  /// The fewest bytes that a run with M tokens moves: weight, scales, activations and output, once each.
+  std::int64_t bytes(std::int64_t m) const;
+
+ private:
+  Shape shape_;
+  Options options_;
+  PackedHeader header_;
+  void* qweight_ = nullptr;  // [N, ceil(K/2)]
+  void* scales_ = nullptr;   // [groups, N] of a_type
+  QuantizedWeight canonical_;
+  Rotation packed_;
+  std::vector<PackedWeight> packed_weights_;  // of packed_
+  Rotation dense_;                            // [N, K] of a_type
+};
+
+}  // namespace machete::bench

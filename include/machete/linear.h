@@ -1,0 +1,78 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "machete/problem.h"
+#include "machete/types.h"
+#include "machete/weight.h"
+
+namespace machete {
+
+struct PlanOptions {
+  Device device = default_device();
+  std::string schedule;  // force this one; empty lets the planner choose
+};
+
+namespace internal {
+struct PlanState;
+}
+
+/// A decision for one problem on one device: which schedule runs, and how. Immutable and cheap to copy; may be run from
+/// any number of threads and streams at once, each run with its own workspace and output.
+class Plan {
+ public:
+  const Problem& problem() const;
+  Device device() const;
+  const std::string& schedule() const;  // e.g. "gemm_128x64x128_splitk4"
+  std::size_t workspace_size() const;   // bytes; may be 0
+
+ private:
+  friend Result<Plan> plan(const Problem&, const PlanOptions&);
+  friend Status run(const Plan&, const struct Arguments&, void*, std::size_t, Stream);
+  std::shared_ptr<const internal::PlanState> state_;
+};
+
+/// Pointers of one run, all on the plan's device. A and D start 16-byte aligned (CUDA) or element aligned (CPU) and do
+/// not overlap.
+struct Arguments {
+  const void* a = nullptr;               // [M, K] of a_type, rows lda apart
+  const PackedWeight* weight = nullptr;  // of the plan's N, K, types and group size
+  void* d = nullptr;                     // [M, N] of d_type, rows ldd apart; nothing else is written
+};
+
+/// Validates the problem and chooses a schedule. Errors: sizes, strides, types or group sizes that break their rule; a
+/// device that is absent or of another architecture; a forced schedule that does not exist or does not serve the
+/// problem.
+Result<Plan> plan(const Problem& problem, const PlanOptions& options = {});
+
+/// Runs the plan: on `stream` and asynchronously for CUDA, before returning on the CPU. Allocates nothing, reads no
+/// globals, compiles nothing, is safe under CUDA graph capture. `workspace` lies on the plan's device, 128-byte
+/// aligned, with any contents, and is in use until the run has finished. Bad arguments get their error before anything
+/// is launched or written.
+Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+           Stream stream = {});
+
+/// Every schedule that can serve the problem on the device, best first by the planner's estimate.
+struct ScheduleChoice {
+  std::string name;
+  double estimate_us = 0;  // by the cost model
+  std::size_t workspace_size = 0;
+  std::string reason;  // what bounds it, in words
+};
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device = default_device());
+
+/// Every kernel compiled into this build.
+struct KernelInfo {
+  std::string name;  // e.g. "gemm_128x64x128"
+  Backend backend = Backend::kCpu;
+  WeightType w_type = WeightType::kU4b8;
+  DataType a_type = DataType::kBf16;
+  int registers = 0;      // a thread; 0 for the CPU, or where no GPU is at hand to ask
+  int shared_memory = 0;  // bytes a CTA; where it depends on the weight, of one 4096 x 4096 with group_size 128
+};
+std::vector<KernelInfo> list_kernels();
+
+}  // namespace machete

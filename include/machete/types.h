@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "machete/status.h"
+
+namespace machete {
+
+/// Types of activations, scales and outputs. The values are part of the PackedWeight file format.
+enum class DataType : std::uint8_t { kF16 = 0, kBf16 = 1, kF32 = 2 };
+
+/// Types of quantised weights, named as the field names them. The values are part of the PackedWeight file format.
+enum class WeightType : std::uint8_t {
+  kU4b8 = 0,  // 4 bit, value = (q - 8) * scale (GPTQ, compressed-tensors)
+  kU4 = 1,    // 4 bit, value = (q - zero_point) * scale (AWQ, HQQ)
+};
+
+enum class Backend : std::uint8_t { kCpu, kCuda };
+
+/// Where memory lies and work runs.
+struct Device {
+  Backend backend = Backend::kCpu;
+  int ordinal = 0;  // the CUDA device; 0 on the CPU
+
+  static Device cpu() { return {Backend::kCpu, 0}; }
+  static Device cuda(int ordinal = 0) { return {Backend::kCuda, ordinal}; }
+
+  friend bool operator==(Device a, Device b) { return a.backend == b.backend && a.ordinal == b.ordinal; }
+  friend bool operator!=(Device a, Device b) { return !(a == b); }
+};
+
+/// A cudaStream_t without its header. The default is the legacy default stream; the CPU backend ignores it.
+struct Stream {
+  void* native = nullptr;
+  Stream() = default;
+  Stream(void* stream) : native(stream) {}  // NOLINT(google-explicit-constructor)
+};
+
+std::size_t bytes_of(DataType type);
+int bits_of(WeightType type);
+
+/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u4b8", "u4", "cpu",
+/// "cuda".
+std::string_view name_of(DataType type);
+std::string_view name_of(WeightType type);
+std::string_view name_of(Backend backend);
+
+/// The inverses; the error lists what exists. "fp16", "float16", "bfloat16", "fp32" and "float32" are understood too.
+Result<DataType> parse_data_type(std::string_view name);
+Result<WeightType> parse_weight_type(std::string_view name);
+
+/// The best device at hand: the first Hopper GPU this build has kernels for, else the CPU.
+Device default_device();
+
+}  // namespace machete

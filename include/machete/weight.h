@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "machete/types.h"
+
+namespace machete {
+
+/// A quantised weight in canonical form, borrowed. Everything lies on one device, aligned to its element.
+struct QuantizedWeight {
+  WeightType type = WeightType::kU4b8;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t group_size = 128;  // a multiple of 16, or -1; the last group may be partial
+  const void* qweight = nullptr;  // [N, ceil(K/2)] bytes, 4 bits an element, even k in the low nibble
+  const void* scales = nullptr;   // [ceil(K/group_size), N] of scale_type, finite
+  DataType scale_type = DataType::kBf16;
+  const void* zero_points = nullptr;  // [ceil(K/group_size), N] uint8, 0...15; null for u4b8
+
+  std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+};
+
+/// What a PackedWeight is; the first 128 bytes of its file. Little-endian, no pointers.
+struct PackedHeader {
+  static constexpr char kMagic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
+  static constexpr std::uint32_t kVersion = 1;  // of the packed order; a weight of another version is refused
+
+  char magic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
+  std::uint32_t version = kVersion;
+  WeightType type = WeightType::kU4b8;
+  DataType scale_type = DataType::kBf16;  // equals the activation type of the plans that may use it
+  std::uint8_t activation_bits = 16;      // the MMA operand width that the order is derived from
+  std::uint8_t reserved0 = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t group_size = 0;
+  std::uint64_t weight_bytes = 0;  // the packed weights come first ...
+  std::uint64_t scale_bytes = 0;   // ... and the packed scales follow
+  std::uint64_t checksum = 0;      // of the payload, set by save()
+  std::uint8_t reserved1[64] = {};
+
+  std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes; }
+};
+static_assert(sizeof(PackedHeader) == 128, "the header is part of the file format");
+
+/// A weight in the order the kernels read, on one device. One PackedWeight serves every M and every schedule.
+/// Copies share the payload, which is never written after prepack.
+class PackedWeight {
+ public:
+  PackedWeight() = default;
+  PackedWeight(PackedHeader header, Device device, std::shared_ptr<const void> payload)
+      : header_(header), device_(device), payload_(std::move(payload)) {}
+
+  const PackedHeader& header() const { return header_; }
+  Device device() const { return device_; }
+  const void* weights() const { return payload_.get(); }  // 128-byte aligned
+  const void* scales() const { return static_cast<const char*>(payload_.get()) + header_.weight_bytes; }
+
+ private:
+  PackedHeader header_;
+  Device device_;
+  std::shared_ptr<const void> payload_;
+};
+
+struct PrepackOptions {
+  Device device = default_device();       // where the weight shall lie; qweight and scales may lie on the CPU or there
+  DataType scale_type = DataType::kBf16;  // the activation type the weight will meet
+  bool round_scales = false;              // scales that scale_type cannot hold: round to nearest, or (default) refuse
+  Stream stream = {};                     // prepack returns when its work on the stream is done
+};
+
+/// The header `prepack` would produce, hence the bytes it needs. Errors: sizes < 1 or overflowing, group sizes other
+/// than -1 or a positive multiple of 16, weight types that no kernel serves.
+Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type);
+
+/// Puts a weight into packed order, padding N and K once. Refuses null or misaligned pointers, NaN and Inf in scales,
+/// and scales that change in scale_type (unless round_scales), before anything is written. The CPU and CUDA give
+/// identical bytes.
+Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options = {});
+
+/// The same into `storage`, owned by the caller: payload_bytes() of memory on options.device, 128-byte aligned.
+Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOptions& options, void* storage,
+                                  std::size_t bytes);
+
+/// The canonical form again, bit for bit, on the CPU.
+struct UnpackedWeight {
+  std::vector<std::uint8_t> qweight;  // [N, ceil(K/2)]
+  std::vector<std::uint8_t> scales;   // [ceil(K/group_size), N] of header.scale_type
+};
+Result<UnpackedWeight> unpack(const PackedWeight& weight);
+
+/// A copy of the weight on `device`.
+Result<PackedWeight> copy_to(const PackedWeight& weight, Device device);
+
+/// Writes header and payload to `path`, all or nothing; reads them back. Errors: unreadable, truncated or foreign
+/// files, other versions.
+Status save(const PackedWeight& weight, const std::string& path);
+Result<PackedWeight> load(const std::string& path, Device device = default_device());
+
+}  // namespace machete

@@ -1,0 +1,61 @@
+#pragma once
+
+/// What a compiled kernel looks like from the host: plain data, no CuTe, no CUDA headers.
+
+#include <cstdint>
+
+#include "kernels/prepack/shape.h"
+#include "machete/types.h"
+
+namespace machete::kernels {
+
+enum class Family {
+  kGemm,    // kernels/gemm: any number of tokens
+  kDecode,  // kernels/decode: a few tokens
+};
+
+/// The part of the problem a CTA works on at a time: output features x tokens, taken k at a time.
+struct Tile {
+  int n;
+  int m;
+  int k;
+};
+
+struct Launch {
+  const void* a;        // [M, K] of the activation type, rows lda apart, 16-byte aligned
+  const void* weights;  // packed
+  const void* scales;   // packed
+  void* d;              // [M, N] of the activation type, rows ldd apart
+  packing::Shape shape;
+  std::int64_t m;
+  std::int64_t lda;
+  std::int64_t ldd;
+  int splits;               // CTAs of a cluster that share K
+  int sms;                  // of the device
+  bool overlap;             // programmatic dependent launch: start before the kernel ahead has finished
+  void* encode_tensor_map;  // cuTensorMapEncodeTiled
+};
+
+struct Kernel {
+  const char* name;  // e.g. "gemm_128x64x128"
+  Family family;
+  WeightType w_type;
+  DataType a_type;
+  Tile tile;
+  int ctas_per_sm;
+  int max_splits;     // a power of two
+  bool aligned_rows;  // lda must be a multiple of 8
+  const void* function;
+  int (*shared_memory)(const packing::Shape&);                         // bytes a CTA
+  const char* (*refusal)(const packing::Shape&, std::int64_t tokens);  // why it cannot serve a problem, or null
+  int (*prepare)();  // a cudaError_t; once a device, outside of captures
+  int (*launch)(const Launch&,
+                void* stream);  // a cudaError_t; TMA descriptors and launch, no allocation, no synchronisation
+};
+
+struct KernelList {
+  const Kernel* kernels;
+  int size;
+};
+
+}  // namespace machete::kernels

@@ -1,0 +1,82 @@
+#pragma once
+
+/// The order of packed 4-bit weights, derived from the MMA that consumes them.
+///
+/// Machete computes Dᵀ = W · Aᵀ: W[N,K] is the *A operand* of the MMA, since only that operand may come from registers,
+/// where weights are unpacked; the activations are its B operand. Output features (N) are therefore the MMA's rows ("M"
+/// in its name), tokens its columns. This is the one place that says so.
+///
+/// A warp's share of wgmma's m64k16 operand is 16 rows x 16 k, and equals the operand of mma.sync m16n8k16 (asserted
+/// below), so a *strip* of 16 rows serves both. Four such k16 steps make a *tile* of 16 rows x 64 k: 512 bytes, of
+/// which each lane owns 16 contiguous ones, a 32-bit word a step:
+///
+///        tile: lane 0 | lane 1 | ... | lane 31           16 bytes each: one 128-bit load
+///        lane: step 0 | step 1 | step 2 | step 3         one word each: the lane's 8 values of a k16 step
+///        word: nibble  7   6   5   4   3   2   1   0
+///              value  a3' a2' a1' a0' a3  a2  a1  a0     a0..a3: the four operand registers; x and x' their low and
+///              high halves
+///
+/// so that `(word >> 4 j) & 0x000f000f` is operand register j. In k, a and a' are neighbours (k = 2c, 2c+1 for lane
+/// column c), a2 and a3 lie 8 further on; in rows, a1 and a3 lie 8 below a0 and a2. The even nibbles of a word are
+/// hence four k's of one row, and the odd ones four k's of the row 8 below: `word & 0x0f0f0f0f` feeds an 8-bit integer
+/// MMA as well.
+///
+/// Tiles follow each other along K, strips along N: [N/16][K/64][512 bytes].
+
+#include <cute/atom/mma_traits_sm80.hpp>
+#include <cute/atom/mma_traits_sm90_gmma.hpp>
+#include <cute/layout.hpp>
+
+namespace machete::layout {
+
+using namespace cute;  // NOLINT(google-build-using-namespace): the algebra is unreadable otherwise
+
+using WarpgroupMma = SM90_64x8x16_F32BF16BF16_RS<GMMA::Major::K, GMMA::Major::K>;
+using WarpMma = SM80_16x8x16_F32BF16BF16F32_TN;
+
+inline constexpr int kStripRows = 16;
+inline constexpr int kTileK = 64;
+inline constexpr int kStepK = 16;
+inline constexpr int kSteps = kTileK / kStepK;
+inline constexpr int kTileElements = kStripRows * kTileK;
+inline constexpr int kTileBytes = kTileElements / 2;
+
+/// (lane, value) -> row + 16 k, of a warp's 16 x 16 share of the operand. The warps of a warpgroup take strips one
+/// after the other.
+constexpr auto warp_fragment() {
+  using Fragment = typename MMA_Traits<WarpgroupMma>::ALayout;                     // (thread, value) -> row + 64 k
+  auto strip = Layout<Shape<Shape<_16, _4>, _16>, Stride<Stride<_1, _0>, _16>>{};  // row + 64 k -> row % 16 + 16 k
+  auto fragment = composition(strip, Fragment{});                                  // ((lane, warp), value)
+  return make_layout(make_layout(get<0, 0>(fragment), get<0, 1>(fragment)), get<1>(fragment));  // (lane, value)
+}
+static_assert(is_same_v<decltype(warp_fragment()), typename MMA_Traits<WarpMma>::ALayout>,
+              "a strip must serve wgmma and mma.sync alike");
+
+/// (row, k) -> element, in memory order, of a 16 x 64 tile.
+constexpr auto tile_layout() {
+  auto memory = Layout<Shape<_32, Shape<_2, _4>>, Stride<_32, Stride<_4, _1>>>{};  // (lane, (half, register)) -> nibble
+  auto step =
+      composition(memory, right_inverse(warp_fragment()).with_shape(Int<16>{}, Int<16>{}));  // (row, k16) -> nibble
+  return make_layout(get<0>(step), make_layout(get<1>(step), Layout<Int<kSteps>, _8>{}));    // (row, (k16, step))
+}
+
+/// element -> row + 16 k: the inverse of tile_layout().
+constexpr auto tile_inverse() { return right_inverse(tile_layout()); }
+
+static_assert(size(tile_layout()) == kTileElements && cosize(tile_layout()) == kTileElements);
+static_assert(size(tile_inverse()) == kTileElements, "the packed order must be a bijection");
+
+/// (n, k) -> element, in memory order, of a whole weight; n a multiple of 16, k of 64.
+template <class Index>
+constexpr auto weight_layout(Index n, Index k) {
+  auto tile = tile_layout();
+  Index tiles_k = k / Index(kTileK);
+  return make_layout(make_layout(get<0>(tile), make_layout(n / Index(kStripRows), tiles_k * Index(kTileElements))),
+                     make_layout(get<1>(tile), make_layout(tiles_k, Int<kTileElements>{})));
+}
+
+/// row of a strip -> place among its group's 16 packed scales: a lane's two rows, r and r + 8, are neighbours (one
+/// 32-bit load).
+constexpr auto scale_layout() { return Layout<Shape<_8, _2>, Stride<_2, _1>>{}; }
+
+}  // namespace machete::layout

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+
+namespace machete::packing {
+
+/// The sizes of a packed weight, derived from those of the canonical one. Padding happens here and nowhere else; padded
+/// weights are zero bytes, which decode to the value 0.
+struct Shape {
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t group_size = 0;  // as the checkpoint has it: a multiple of 16, or -1
+  std::int64_t n_padded = 0;    // to 64, the rows of one wgmma
+  std::int64_t k_padded = 0;    // to 64, one tile
+  std::int64_t packed_group_size =
+      0;  // divides 64 or is a multiple of it (k_padded for -1), so that no k16 step and no tile is split
+  std::int64_t packed_groups = 0;
+
+  constexpr std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  constexpr std::int64_t source_group(std::int64_t packed_group) const {
+    return group_size < 0 ? 0 : packed_group * packed_group_size / group_size;
+  }
+  constexpr std::int64_t weight_bytes() const { return n_padded * k_padded / 2; }
+  constexpr std::int64_t scale_count() const { return n_padded * packed_groups; }
+};
+
+/// Sizes must be positive and at most 2^31; group_size -1 or a positive multiple of 16 (checked by the API).
+constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size) {
+  Shape s;
+  s.n = n;
+  s.k = k;
+  s.group_size = group_size;
+  s.n_padded = (n + 63) / 64 * 64;
+  s.k_padded = (k + 63) / 64 * 64;
+  if (group_size < 0 || group_size >= s.k_padded) {
+    s.packed_group_size = s.k_padded;
+  } else if (group_size % 64 == 0) {
+    s.packed_group_size = group_size;
+  } else {
+    s.packed_group_size = group_size % 32 == 0 ? 32 : 16;  // gcd(group_size, 64)
+  }
+  s.packed_groups = (s.k_padded + s.packed_group_size - 1) / s.packed_group_size;
+  return s;
+}
+
+}  // namespace machete::packing

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# usage: build.sh BUILD_DIR [target...]     Configures and builds; build/cuda with the CUDA backend, others without.
+# From the environment: INSTANCES, JOBS.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$1
+shift
+options=(-DMACHETE_CUDA=OFF)
+case $build in *cuda*) options=(-DMACHETE_CUDA=ON "-DMACHETE_INSTANCES=${INSTANCES:-default}") ;; esac
+# Without a test suite to build there is no need for its packages.
+[ $# -eq 0 ] && options+=(-DMACHETE_TESTS=ON) || options+=(-DMACHETE_TESTS=OFF)
+[ -e "$build/build.ninja" ] || options+=(-G Ninja)
+
+echo "-- configuring $build"
+mkdir -p "$build"
+cmake -S . -B "$build" "${options[@]}" > "$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
+grep '^-- machete:' "$build/configure.log"
+echo "-- building $build"
+targets=()
+for target in "$@"; do targets+=(--target "$target"); done
+cmake --build "$build" --parallel "${JOBS:-$(nproc)}" "${targets[@]}"

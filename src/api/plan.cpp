@@ -1,0 +1,169 @@
+#include <fmt/format.h>
+
+#include "api/memory.h"
+#include "api/plan_state.h"
+#include "api/validate.h"
+#include "machete/linear.h"
+#include "planner/planner.h"
+#include "registry/registry.h"
+
+#if MACHETE_HAS_CUDA
+#include "kernels/gemm/realign.h"
+#endif
+
+namespace machete {
+namespace {
+
+constexpr const char* kCpuSchedule = "cpu";
+
+std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu) {
+  planner::Machine machine;
+  machine.sms = gpu.sms;
+  return planner::rank(problem, registry::matching(problem.w_type, problem.a_type), machine,
+                       planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k));
+}
+
+bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
+  return schedule.kernel->aligned_rows && problem.lda % 8 != 0;
+}
+
+std::size_t workspace_of(const Problem& problem, const planner::Schedule& schedule) {
+#if MACHETE_HAS_CUDA
+  if (needs_realignment(problem, schedule))
+    return static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k)) * 2;
+#else
+  static_cast<void>(problem);
+  static_cast<void>(schedule);
+#endif
+  return 0;
+}
+
+// The grid is counted in ints.
+Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
+  const auto& tile = schedule.kernel->tile;
+  const std::int64_t tiles = ((problem.n + tile.n - 1) / tile.n) * ((problem.m + tile.m - 1) / tile.m);
+  if (tiles * schedule.splits < (std::int64_t{1} << 31) - 65536) return {};
+  return {StatusCode::kUnsupported, fmt::format("M={} times N={} makes {} tiles, of which a launch holds 2^31; split M",
+                                                problem.m, problem.n, tiles)};
+}
+
+Status plan_cuda(const std::string& forced, internal::PlanState* state) {
+  const Problem& problem = state->problem;
+  const auto kernels = registry::matching(problem.w_type, problem.a_type);
+  if (kernels.empty()) {
+    return {StatusCode::kUnsupported,
+            fmt::format("this build has no CUDA kernel for {} weights with {} activations; `machete list` "
+                        "shows what it has, MACHETE_INSTANCES=all builds them all",
+                        name_of(problem.w_type), name_of(problem.a_type))};
+  }
+  const auto gpu = memory::describe(state->device.ordinal);
+  if (!gpu.ok()) return gpu.status();
+  if (forced.empty()) {
+    state->schedule = rank_on(problem, *gpu).front().schedule;
+  } else {
+    const auto schedule = planner::parse_schedule(forced, kernels);
+    if (!schedule.ok()) return schedule.status();
+    const char* refused = planner::refusal(*schedule->kernel, problem);
+    if (refused != nullptr) {
+      return {StatusCode::kUnsupported,
+              fmt::format("schedule '{}' does not serve M={}, N={}, K={}, group_size={}: {}; list_schedules() "
+                          "gives those that do",
+                          forced, problem.m, problem.n, problem.k, problem.group_size, refused)};
+    }
+    state->schedule = *schedule;
+  }
+  Status status = check_grid(problem, state->schedule);
+  if (!status.ok()) return status;
+  const auto encoder = memory::tensor_map_encoder();
+  if (!encoder.ok()) return encoder.status();
+  const memory::CurrentDevice current(state->device);
+  status = memory::cuda_status(state->schedule.kernel->prepare(), "preparing a kernel");
+  if (!status.ok()) return status;
+#if MACHETE_HAS_CUDA
+  if (needs_realignment(problem, state->schedule)) {
+    status = memory::cuda_status(gemm::prepare_realign(), "preparing a kernel");
+    if (!status.ok()) return status;
+  }
+#endif
+
+  state->encode_tensor_map = *encoder;
+  state->sms = gpu->sms;
+  state->realign = needs_realignment(problem, state->schedule);
+  state->workspace_size = workspace_of(problem, state->schedule);
+  state->schedule_name = state->schedule.name();
+  return {};
+}
+
+}  // namespace
+
+const Problem& Plan::problem() const { return state_->problem; }
+Device Plan::device() const { return state_->device; }
+const std::string& Plan::schedule() const { return state_->schedule_name; }
+std::size_t Plan::workspace_size() const { return state_->workspace_size; }
+
+Result<Plan> plan(const Problem& problem, const PlanOptions& options) {
+  const auto valid = validate::problem(problem);
+  if (!valid.ok()) return valid.status();
+  Status status = memory::check_device(options.device);
+  if (!status.ok()) return status;
+
+  auto state = std::make_shared<internal::PlanState>();
+  state->problem = *valid;
+  state->device = options.device;
+  state->shape = packing::shape_of(valid->n, valid->k, valid->group_size);
+  if (options.device.backend == Backend::kCuda) {
+    status = plan_cuda(options.schedule, state.get());
+    if (!status.ok()) return status;
+  } else {
+    if (!options.schedule.empty() && options.schedule != kCpuSchedule) {
+      return Status(StatusCode::kInvalidArgument, fmt::format("schedule '{}' does not exist on the CPU; there is '{}'",
+                                                              options.schedule, kCpuSchedule));
+    }
+    state->schedule_name = kCpuSchedule;
+  }
+  Plan result;
+  result.state_ = std::move(state);
+  return result;
+}
+
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device) {
+  const auto valid = validate::problem(problem);
+  if (!valid.ok()) return valid.status();
+  const Status status = memory::check_device(device);
+  if (!status.ok()) return status;
+  if (device.backend == Backend::kCpu) {
+    return std::vector<ScheduleChoice>{{kCpuSchedule, 0, 0, "the only schedule of the CPU backend"}};
+  }
+  const auto gpu = memory::describe(device.ordinal);
+  if (!gpu.ok()) return gpu.status();
+  std::vector<ScheduleChoice> choices;
+  for (const auto& candidate : rank_on(*valid, *gpu)) {
+    if (!check_grid(*valid, candidate.schedule).ok()) continue;
+    choices.push_back({candidate.schedule.name(), candidate.estimate.total_us(),
+                       workspace_of(*valid, candidate.schedule), candidate.reason});
+  }
+  return choices;
+}
+
+std::vector<KernelInfo> list_kernels() {
+  std::vector<KernelInfo> kernels;
+  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+    KernelInfo info;
+    info.name = kCpuSchedule;
+    info.a_type = type;
+    kernels.push_back(info);
+  }
+  for (const kernels::Kernel* kernel : registry::all()) {
+    KernelInfo info;
+    info.name = kernel->name;
+    info.backend = Backend::kCuda;
+    info.w_type = kernel->w_type;
+    info.a_type = kernel->a_type;
+    info.registers = memory::registers_of(kernel->function);
+    info.shared_memory = kernel->shared_memory(packing::shape_of(4096, 4096, 128));
+    kernels.push_back(info);
+  }
+  return kernels;
+}
+
+}  // namespace machete

@@ -1,0 +1,114 @@
+#include <fmt/format.h>
+
+#include "api/memory.h"
+#include "api/plan_state.h"
+#include "api/validate.h"
+#include "machete/linear.h"
+#include "reference/linear.h"
+
+#if MACHETE_HAS_CUDA
+#include "kernels/gemm/realign.h"
+#endif
+
+namespace machete {
+namespace {
+
+Status check_place(const char* name, const void* pointer, Device device) {
+  const auto where = memory::device_of(pointer);
+  if (!where.ok()) return where.status();
+  if (*where == device) return {};
+  return {StatusCode::kInvalidArgument,
+          fmt::format("{} lies on {}:{}, the plan runs on {}:{}; copy it there", name, name_of(where->backend),
+                      where->ordinal, name_of(device.backend), device.ordinal)};
+}
+
+bool overlap(const void* a, std::int64_t a_bytes, const void* b, std::int64_t b_bytes) {
+  const auto x = reinterpret_cast<std::uintptr_t>(a);
+  const auto y = reinterpret_cast<std::uintptr_t>(b);
+  return x < y + static_cast<std::uintptr_t>(b_bytes) && y < x + static_cast<std::uintptr_t>(a_bytes);
+}
+
+Status check_arguments(const internal::PlanState& state, const Arguments& arguments, void* workspace,
+                       std::size_t workspace_size) {
+  const Problem& problem = state.problem;
+  const std::size_t alignment = state.device.backend == Backend::kCuda ? 16 : bytes_of(problem.a_type);
+  if (arguments.weight == nullptr) return {StatusCode::kInvalidArgument, "weight is null; pass a PackedWeight"};
+  for (const Status& status :
+       {validate::pointer("a", arguments.a, alignment), validate::pointer("d", arguments.d, alignment),
+        validate::matches(arguments.weight->header(), problem)}) {
+    if (!status.ok()) return status;
+  }
+  if (arguments.weight->device() != state.device) {
+    return {StatusCode::kInvalidArgument,
+            fmt::format("the weight lies on {}:{}, the plan runs on {}:{}; use copy_to()",
+                        name_of(arguments.weight->device().backend), arguments.weight->device().ordinal,
+                        name_of(state.device.backend), state.device.ordinal)};
+  }
+  const auto a_bytes = ((problem.m - 1) * problem.lda + problem.k) * 2;
+  const auto d_bytes = ((problem.m - 1) * problem.ldd + problem.n) * 2;
+  if (overlap(arguments.a, a_bytes, arguments.d, d_bytes)) {
+    return {StatusCode::kInvalidArgument,
+            fmt::format("a={} and d={} overlap; give the output memory of its own", arguments.a, arguments.d)};
+  }
+  if (state.workspace_size > 0) {
+    const Status status = validate::pointer("workspace", workspace, memory::kAlignment);
+    if (!status.ok()) return status;
+    if (workspace_size < state.workspace_size) {
+      return {StatusCode::kInvalidArgument,
+              fmt::format("workspace of {} bytes must hold {}; allocate plan.workspace_size()", workspace_size,
+                          state.workspace_size)};
+    }
+  }
+  if (state.device.backend == Backend::kCpu) return {};
+  for (const Status& status :
+       {check_place("a", arguments.a, state.device), check_place("d", arguments.d, state.device)}) {
+    if (!status.ok()) return status;
+  }
+  return state.workspace_size > 0 ? check_place("workspace", workspace, state.device) : Status();
+}
+
+#if MACHETE_HAS_CUDA
+Status run_cuda(const internal::PlanState& state, const Arguments& arguments, void* workspace, Stream stream) {
+  const Problem& problem = state.problem;
+  const memory::CurrentDevice current(state.device);
+  kernels::Launch launch = {};
+  launch.a = arguments.a;
+  launch.lda = problem.lda;
+  if (state.realign) {
+    const Status status =
+        memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k, workspace, stream.native),
+                            "realigning activations");
+    if (!status.ok()) return status;
+    launch.a = workspace;
+    launch.lda = gemm::aligned_row(problem.k);
+  }
+  launch.weights = arguments.weight->weights();
+  launch.scales = arguments.weight->scales();
+  launch.d = arguments.d;
+  launch.shape = state.shape;
+  launch.m = problem.m;
+  launch.ldd = problem.ldd;
+  launch.splits = state.schedule.splits;
+  launch.sms = state.sms;
+  launch.encode_tensor_map = state.encode_tensor_map;
+  return memory::cuda_status(state.schedule.kernel->launch(launch, stream.native), "launching a kernel");
+}
+#endif
+
+}  // namespace
+
+Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {
+  if (plan.state_ == nullptr) return {StatusCode::kInvalidArgument, "the plan is empty; make one with plan()"};
+  const internal::PlanState& state = *plan.state_;
+  if (state.problem.m == 0) return {};
+  const Status status = check_arguments(state, arguments, workspace, workspace_size);
+  if (!status.ok()) return status;
+#if MACHETE_HAS_CUDA
+  if (state.device.backend == Backend::kCuda) return run_cuda(state, arguments, workspace, stream);
+#else
+  static_cast<void>(stream);
+#endif
+  return reference::linear(state.problem, arguments.a, *arguments.weight, arguments.d);
+}
+
+}  // namespace machete

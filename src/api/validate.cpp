@@ -1,0 +1,123 @@
+#include "api/validate.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "kernels/prepack/shape.h"
+
+namespace machete::validate {
+namespace {
+
+Status invalid(std::string message) { return {StatusCode::kInvalidArgument, std::move(message)}; }
+Status incompatible(std::string message) { return {StatusCode::kIncompatible, std::move(message)}; }
+
+bool is_known(DataType type) { return type == DataType::kF16 || type == DataType::kBf16 || type == DataType::kF32; }
+
+}  // namespace
+
+Status size(const char* name, std::int64_t value, std::int64_t least) {
+  if (value >= least && value <= kMaxSize) return {};
+  return invalid(fmt::format("{}={} must be at least {} and at most 2^30", name, value, least));
+}
+
+Status group_size(std::int64_t value) {
+  if (value == -1 || (value > 0 && value % 16 == 0 && value <= kMaxSize)) return {};
+  return invalid(
+      fmt::format("group_size={} must be -1 (one scale per output feature) or a positive multiple of 16; requantise "
+                  "with such a size",
+                  value));
+}
+
+Status weight_type(WeightType type) {
+  if (type == WeightType::kU4b8) return {};
+  if (type == WeightType::kU4) {
+    return {StatusCode::kUnsupported, "no kernel serves weight type u4 yet; quantise to u4b8"};
+  }
+  return invalid(fmt::format("weight type {} is not known; use WeightType::kU4b8", static_cast<int>(type)));
+}
+
+Status compute_type(const char* name, DataType type) {
+  if (type == DataType::kF16 || type == DataType::kBf16) return {};
+  if (type == DataType::kF32)
+    return {StatusCode::kUnsupported, fmt::format("{}=f32 is not served; use bf16 or f16", name)};
+  return invalid(fmt::format("{} {} is not known; use DataType::kBf16 or kF16", name, static_cast<int>(type)));
+}
+
+Status pointer(const char* name, const void* value, std::size_t alignment) {
+  if (value == nullptr) return invalid(fmt::format("{} is null; pass the address of the tensor", name));
+  if (reinterpret_cast<std::uintptr_t>(value) % alignment != 0) {
+    return invalid(
+        fmt::format("{}={} must be a multiple of {} bytes; copy the tensor to aligned memory", name, value, alignment));
+  }
+  return {};
+}
+
+Result<Problem> problem(const Problem& given) {
+  Problem p = given;
+  if (p.lda == 0) p.lda = p.k;
+  if (p.ldd == 0) p.ldd = p.n;
+  for (const Status& status : {size("M", p.m, 0), size("N", p.n, 1), size("K", p.k, 1),
+                               compute_type("a_type", p.a_type), weight_type(p.w_type), group_size(p.group_size)}) {
+    if (!status.ok()) return status;
+  }
+  if (p.d_type != p.a_type) {
+    if (!is_known(p.d_type))
+      return invalid(fmt::format("d_type {} is not known; use the activations' type", static_cast<int>(p.d_type)));
+    return Status(StatusCode::kUnsupported,
+                  fmt::format("d_type={} must equal a_type={}; convert the output, or take a_type={}",
+                              name_of(p.d_type), name_of(p.a_type), name_of(p.d_type)));
+  }
+  if (p.lda < p.k || p.lda > kMaxSize) {
+    return invalid(fmt::format("lda={} must be at least K={} and at most 2^30; rows of A may not overlap", p.lda, p.k));
+  }
+  if (p.ldd < p.n || p.ldd > kMaxSize) {
+    return invalid(fmt::format("ldd={} must be at least N={} and at most 2^30; rows of D may not overlap", p.ldd, p.n));
+  }
+  return p;
+}
+
+Status header(const PackedHeader& h) {
+  if (std::memcmp(h.magic, PackedHeader::kMagic, sizeof(h.magic)) != 0) {
+    return incompatible("the weight is not a PackedWeight; make one with prepack() or load()");
+  }
+  if (h.version != PackedHeader::kVersion) {
+    return incompatible(
+        fmt::format("the weight was prepacked by layout version {}, this build reads version {}; prepack it again",
+                    h.version, PackedHeader::kVersion));
+  }
+  if (h.activation_bits != 16) {
+    return incompatible(fmt::format(
+        "the weight is packed for {}-bit activations, this build serves 16; prepack it again", h.activation_bits));
+  }
+  for (const Status& status : {size("N", h.n, 1), size("K", h.k, 1), group_size(h.group_size), weight_type(h.type),
+                               compute_type("scale_type", h.scale_type)}) {
+    if (!status.ok()) return incompatible("the weight's header is damaged: " + status.message());
+  }
+  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size);
+  if (h.weight_bytes != static_cast<std::uint64_t>(shape.weight_bytes()) ||
+      h.scale_bytes != static_cast<std::uint64_t>(shape.scale_count()) * 2) {
+    return incompatible(
+        fmt::format("the weight's header is damaged: {} + {} bytes do not hold N={}, K={}; prepack it again",
+                    h.weight_bytes, h.scale_bytes, h.n, h.k));
+  }
+  return {};
+}
+
+Status matches(const PackedHeader& h, const Problem& p) {
+  const Status status = header(h);
+  if (!status.ok()) return status;
+  if (h.n != p.n || h.k != p.k || h.group_size != p.group_size || h.type != p.w_type) {
+    return incompatible(
+        fmt::format("the weight is {} [{}, {}] with group_size {}, the plan is for {} [{}, {}] with group_size {}; "
+                    "plan for the weight at hand",
+                    name_of(h.type), h.n, h.k, h.group_size, name_of(p.w_type), p.n, p.k, p.group_size));
+  }
+  if (h.scale_type != p.a_type) {
+    return incompatible(fmt::format("the weight's scales are {}, the plan's activations {}; prepack with scale_type={}",
+                                    name_of(h.scale_type), name_of(p.a_type), name_of(p.a_type)));
+  }
+  return {};
+}
+
+}  // namespace machete::validate

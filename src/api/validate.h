@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+
+#include "machete/problem.h"
+#include "machete/weight.h"
+
+/// The rules of the public API, each in one place, each with its message of value, rule and remedy.
+namespace machete::validate {
+
+inline constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;  // of M, N and K
+
+Status size(const char* name, std::int64_t value, std::int64_t least);
+Status group_size(std::int64_t value);
+Status weight_type(WeightType type);
+Status compute_type(const char* name, DataType type);
+
+/// A pointer that must not be null and must be a multiple of `alignment` bytes.
+Status pointer(const char* name, const void* value, std::size_t alignment);
+
+/// The problem with its default strides filled in.
+Result<Problem> problem(const Problem& problem);
+
+/// That a weight is what a plan's problem needs, and was packed by this version.
+Status header(const PackedHeader& header);
+Status matches(const PackedHeader& header, const Problem& problem);
+
+}  // namespace machete::validate

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "formats/safetensors.h"
+#include "formats/tensor.h"
+#include "machete/status.h"
+
+namespace machete::formats {
+
+/// All tensors of a model: of a .safetensors file, of the shards that a *.safetensors.index.json lists, or of whichever
+/// of the two lies in a folder. Shards lie beside their index; a shard's name with a path in it is refused.
+class Checkpoint {
+ public:
+  static Result<Checkpoint> open(const std::string& path);
+
+  const std::string& path() const { return path_; }       // the file or index that was opened
+  std::vector<Tensor> tensors() const;                    // file by file, in the order of their bytes
+  const Tensor* find(std::string_view name) const;        // null if there is none
+  const Metadata& metadata() const { return metadata_; }  // of all files; where they differ, the first has its way
+  const std::vector<SafetensorsFile>& files() const { return files_; }
+
+ private:
+  std::string path_;
+  std::vector<SafetensorsFile> files_;                       // sorted by name
+  std::map<std::string, std::size_t, std::less<>> file_of_;  // which of the shards holds a tensor; empty for one file
+  Metadata metadata_;
+
+  static Result<Checkpoint> open_index(const std::string& path);
+};
+
+}  // namespace machete::formats

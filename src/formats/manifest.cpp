@@ -1,0 +1,149 @@
+#include "formats/manifest.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace machete::formats {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json to_json(const QuantizedLayer& layer) {
+  return {{"source", layer.source},
+          {"source_dtype", layer.source_dtype},
+          {"type", name_of(layer.type)},
+          {"n", layer.n},
+          {"k", layer.k},
+          {"group_size", layer.group_size},
+          {"scale_type", name_of(layer.scale_type)},
+          {"error", layer.error}};
+}
+
+Status corrupt(const Checkpoint& checkpoint, const std::string& what) {
+  return {StatusCode::kCorrupt, fmt::format("{}: its machete manifest: {}", checkpoint.path(), what)};
+}
+
+/// Throws nlohmann's exceptions where fields are absent or of another type.
+Result<QuantizedLayer> parse_layer(const std::string& name, const Json& json) {
+  QuantizedLayer layer;
+  layer.name = name;
+  layer.source = json.at("source").get<std::string>();
+  layer.source_dtype = json.at("source_dtype").get<std::string>();
+  const Result<WeightType> type = parse_weight_type(json.at("type").get_ref<const std::string&>());
+  if (!type.ok()) return type.status();
+  layer.type = *type;
+  const Result<DataType> scale_type = parse_data_type(json.at("scale_type").get_ref<const std::string&>());
+  if (!scale_type.ok()) return scale_type.status();
+  layer.scale_type = *scale_type;
+  layer.error = json.at("error").get<double>();
+  const auto integer = [&json](const char* key) {
+    const Json& value = json.at(key);
+    // Sizes this large have no place in a file; without them no sum below overflows.
+    const bool sane =
+        value.is_number_integer() && (!value.is_number_unsigned() || value.get<std::uint64_t>() >> 48 == 0);
+    return sane ? value.get<std::int64_t>() : std::int64_t{0};
+  };
+  layer.n = integer("n");
+  layer.k = integer("k");
+  layer.group_size = integer("group_size");
+  if (layer.n < 1 || layer.k < 1) return Status(StatusCode::kCorrupt, "n and k must be integers from 1 to 2^48");
+  if (layer.group_size != -1 && (layer.group_size < 16 || layer.group_size % 16 != 0)) {
+    return Status(StatusCode::kCorrupt, "group_size must be -1 or a positive multiple of 16");
+  }
+  return layer;
+}
+
+/// The layer's tensors must be there, with the dtypes and shapes that the layer has.
+Status check_tensors(const Checkpoint& checkpoint, const QuantizedLayer& layer) {
+  for (const TensorInfo& expected : layer.tensors()) {
+    const Tensor* tensor = checkpoint.find(expected.name);
+    if (tensor == nullptr) return corrupt(checkpoint, fmt::format("tensor {} is missing", quote(expected.name)));
+    if (tensor->dtype != expected.dtype || tensor->shape != expected.shape) {
+      return corrupt(checkpoint,
+                     fmt::format("tensor {} is {} of shape {}; it must be {} of shape {}", quote(expected.name),
+                                 tensor->dtype, to_string(tensor->shape), expected.dtype, to_string(expected.shape)));
+    }
+  }
+  return {};
+}
+
+std::vector<std::uint8_t> copy_bytes(const Tensor* tensor) {
+  const auto* bytes = static_cast<const std::uint8_t*>(tensor->data);
+  return {bytes, bytes + tensor->bytes};
+}
+
+}  // namespace
+
+std::vector<TensorInfo> QuantizedLayer::tensors() const {
+  std::vector<TensorInfo> tensors = {{name + ".qweight", "U8", {n, (k + 1) / 2}},
+                                     {name + ".scales", std::string(dtype_of(scale_type)), {groups(), n}}};
+  if (type == WeightType::kU4) tensors.push_back({name + ".zero_points", "U8", {groups(), n}});
+  return tensors;
+}
+
+std::int64_t QuantizedLayer::bytes() const {
+  std::int64_t sum = 0;
+  for (const TensorInfo& tensor : tensors()) {
+    if (const Result<std::int64_t> bytes = bytes_of_tensor(tensor); bytes.ok()) sum += *bytes;
+  }
+  return sum;
+}
+
+std::string Manifest::to_json() const {
+  Json json = {{"version", kVersion}, {"layers", Json::object()}};
+  for (const QuantizedLayer& layer : layers) json["layers"][layer.name] = formats::to_json(layer);
+  return json.dump();
+}
+
+Manifest Manifest::widest() const {
+  Manifest manifest = *this;
+  for (QuantizedLayer& layer : manifest.layers) layer.error = -1.2345678901234567e-100;  // all 17 digits, both signs
+  return manifest;
+}
+
+Result<Manifest> read_manifest(const Checkpoint& checkpoint) {
+  const auto entry = checkpoint.metadata().find(Manifest::kKey);
+  if (entry == checkpoint.metadata().end()) {
+    return Status(StatusCode::kInvalidArgument,
+                  fmt::format("{}: has no machete manifest in its metadata; quantise it first: machete quantize {} -o "
+                              "OUTPUT",
+                              checkpoint.path(), checkpoint.path()));
+  }
+  try {
+    const Json json = Json::parse(entry->second);
+    if (const Json& version = json.at("version"); version != Manifest::kVersion) {
+      return Status(StatusCode::kIncompatible,
+                    fmt::format("{}: its machete manifest has version {}, this build reads {}; quantise it again",
+                                checkpoint.path(), version.dump(), Manifest::kVersion));
+    }
+    Manifest manifest;
+    for (const auto& [name, value] : json.at("layers").items()) {
+      Result<QuantizedLayer> layer = parse_layer(name, value);
+      if (!layer.ok()) {
+        return corrupt(checkpoint, fmt::format("layer {}: {}", quote(name), layer.status().message()));
+      }
+      if (Status status = check_tensors(checkpoint, *layer); !status.ok()) return status;
+      manifest.layers.push_back(*std::move(layer));
+    }
+    return manifest;
+  } catch (const Json::exception& error) {
+    return corrupt(checkpoint, quote(error.what()));
+  }
+}
+
+reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const QuantizedLayer& layer) {
+  reference::QuantizedTensor weight;
+  weight.type = layer.type;
+  weight.n = layer.n;
+  weight.k = layer.k;
+  weight.group_size = layer.group_size;
+  weight.scale_type = layer.scale_type;
+  weight.qweight = copy_bytes(checkpoint.find(layer.name + ".qweight"));
+  weight.scales = copy_bytes(checkpoint.find(layer.name + ".scales"));
+  if (layer.type == WeightType::kU4) weight.zero_points = copy_bytes(checkpoint.find(layer.name + ".zero_points"));
+  return weight;
+}
+
+}  // namespace machete::formats

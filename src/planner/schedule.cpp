@@ -1,0 +1,35 @@
+#include "planner/schedule.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace machete::planner {
+
+std::string Schedule::name() const {
+  return splits == 1 ? kernel->name : fmt::format("{}_splitk{}", kernel->name, splits);
+}
+
+const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {
+  if (kernel.refusal == nullptr) return nullptr;
+  return kernel.refusal(packing::shape_of(problem.n, problem.k, problem.group_size), problem.m);
+}
+
+std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels) {
+  std::vector<Schedule> schedules;
+  for (const kernels::Kernel* kernel : kernels) {
+    for (int splits = 1; splits <= kernel->max_splits; splits *= 2) schedules.push_back({kernel, splits});
+  }
+  return schedules;
+}
+
+Result<Schedule> parse_schedule(const std::string& name, const std::vector<const kernels::Kernel*>& kernels) {
+  std::vector<std::string> names;
+  for (const Schedule& schedule : schedules_of(kernels)) {
+    if (schedule.name() == name) return schedule;
+    names.push_back(schedule.name());
+  }
+  return Status(StatusCode::kInvalidArgument, fmt::format("schedule '{}' does not exist for these types; there are {}",
+                                                          name, fmt::join(names, ", ")));
+}
+
+}  // namespace machete::planner

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernel.h"
+#include "machete/problem.h"
+
+namespace machete::planner {
+
+/// A compiled kernel and how it is launched. Its name, "<kernel>" or "<kernel>_splitk<S>", says all of it.
+struct Schedule {
+  const kernels::Kernel* kernel = nullptr;
+  int splits = 1;  // CTAs that share K
+
+  std::string name() const;
+};
+
+/// Why a kernel cannot serve the problem, or null.
+const char* refusal(const kernels::Kernel& kernel, const Problem& problem);
+
+/// Every schedule the kernels allow: each kernel with every split.
+std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels);
+
+/// The schedule of that name, or the error that lists what exists.
+Result<Schedule> parse_schedule(const std::string& name, const std::vector<const kernels::Kernel*>& kernels);
+
+}  // namespace machete::planner

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace machete::planner {
+
+/// One measured choice: for weights of this shape and up to this many tokens.
+struct TableEntry {
+  std::int64_t n;
+  std::int64_t k;
+  std::int64_t m_max;
+  const char* schedule;
+};
+
+/// The choices measured on a GPU, by the start of its name; generated from tuning/*.json, which says when and how.
+struct Table {
+  const char* gpu;
+  std::vector<TableEntry> entries;  // by n, k, then m_max
+};
+
+const std::vector<Table>& tables();
+
+/// The schedule measured best for the shape, or null where none was.
+const char* look_up(const std::vector<Table>& tables, std::string_view gpu, std::int64_t m, std::int64_t n,
+                    std::int64_t k);
+
+}  // namespace machete::planner

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "machete/problem.h"
+#include "machete/weight.h"
+
+#if defined(__CUDACC__)
+#define MACHETE_HOST_DEVICE __host__ __device__
+#else
+#define MACHETE_HOST_DEVICE
+#endif
+
+/// The numerical contract as code: q - zero is exact; its product with the scale is rounded at most once, to the
+/// compute type; products accumulate in fp32; one rounding at the store.
+///
+/// Each of these roundings errs by at most u times the value, with a sign as good as random, so their sum over k stays
+/// within lambda * u * sqrt(sum of squares) but with probability 2 exp(-lambda² / 2) (Hoeffding): at lambda = 8, one
+/// element in 4e13. The worst case, u times the sum of absolute values, grows like K instead of sqrt(K): at K = 4096 it
+/// would hide a block of 64 k's that a kernel has dropped. This bound does not.
+namespace machete::reference {
+
+/// The unit roundoff: half the distance from 1 to the next number.
+MACHETE_HOST_DEVICE inline double unit_roundoff(DataType type) {
+  return type == DataType::kBf16 ? 0x1p-8 : type == DataType::kF16 ? 0x1p-11 : 0x1p-24;
+}
+
+MACHETE_HOST_DEVICE inline double smallest_subnormal(DataType type) {
+  return type == DataType::kBf16 ? 0x1p-133 : type == DataType::kF16 ? 0x1p-24 : 0x1p-149;
+}
+
+/// How far one element of D may lie from the exact result. `compute` is the type the scaled weights may be rounded to
+/// (that of the activations), `output` that of D.
+MACHETE_HOST_DEVICE inline double element_bound(double sum_aw2 /* sum over k of (a w)^2 */,
+                                                double sum_a2 /* sum over k of a^2 */, double abs_ref, std::int64_t k,
+                                                DataType compute, DataType output) {
+  constexpr double kLambda = 8;
+  // An fp32 sum of K products: MMAs of 16 k's each truncate, and partial sums meet in a reduction.
+  const double accumulate = (static_cast<double>(k) / 16 + 16) * 0x1p-23;
+  double before_store = kLambda * sqrt(sum_aw2) * (unit_roundoff(compute) + accumulate);
+  // A scaled weight may be subnormal in fp16; it is then rounded to a multiple of 2^-24.
+  if (compute == DataType::kF16) before_store += kLambda * 0x1p-25 * sqrt(sum_a2);
+  return before_store + unit_roundoff(output) * (abs_ref + before_store) + smallest_subnormal(output);
+}
+
+struct ErrorReport {
+  double max_ratio = 0;  // worst |error| / bound; infinite where D is NaN or Inf and should not be
+  std::int64_t worst_m = -1, worst_n = -1;
+  double rel_frobenius = 0;  // |D - reference| / |reference|
+  bool passed = false;       // max_ratio <= 1
+};
+
+/// Compares D with the fp64 product of exactly the given numbers. Everything lies in CPU memory; sizes and strides are
+/// those of the problem.
+ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedWeight& weight, const void* d);
+
+}  // namespace machete::reference

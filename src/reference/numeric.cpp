@@ -1,0 +1,52 @@
+#include "reference/numeric.h"
+
+#include <Eigen/Core>
+
+namespace machete::reference {
+
+float to_float(DataType type, const void* base, std::int64_t index) {
+  switch (type) {
+    case DataType::kF16:
+      return static_cast<float>(static_cast<const Eigen::half*>(base)[index]);
+    case DataType::kBf16:
+      return static_cast<float>(static_cast<const Eigen::bfloat16*>(base)[index]);
+    case DataType::kF32:
+      break;
+  }
+  return static_cast<const float*>(base)[index];
+}
+
+void from_float(DataType type, void* base, std::int64_t index, float value) {
+  switch (type) {
+    case DataType::kF16:
+      static_cast<Eigen::half*>(base)[index] = Eigen::half(value);
+      return;
+    case DataType::kBf16:
+      static_cast<Eigen::bfloat16*>(base)[index] = Eigen::bfloat16(value);
+      return;
+    case DataType::kF32:
+      static_cast<float*>(base)[index] = value;
+      return;
+  }
+}
+
+void to_floats(DataType type, const void* base, std::int64_t first, std::int64_t count, float* out) {
+  Eigen::Map<Eigen::ArrayXf> result(out, count);
+  switch (type) {
+    case DataType::kF16:
+      result = Eigen::Map<const Eigen::Array<Eigen::half, Eigen::Dynamic, 1>>(
+                   static_cast<const Eigen::half*>(base) + first, count)
+                   .cast<float>();
+      return;
+    case DataType::kBf16:
+      result = Eigen::Map<const Eigen::Array<Eigen::bfloat16, Eigen::Dynamic, 1>>(
+                   static_cast<const Eigen::bfloat16*>(base) + first, count)
+                   .cast<float>();
+      return;
+    case DataType::kF32:
+      result = Eigen::Map<const Eigen::ArrayXf>(static_cast<const float*>(base) + first, count);
+      return;
+  }
+}
+
+}  // namespace machete::reference

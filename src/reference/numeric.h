@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+
+#include "machete/types.h"
+
+/// Conversions between fp32 and the 16-bit types on the host, rounding to nearest even.
+namespace machete::reference {
+
+/// Element `index` of an array of `type`. Every value of every type is exact in fp32.
+float to_float(DataType type, const void* base, std::int64_t index);
+
+/// Writes element `index`; what lies beyond the largest finite value becomes infinite.
+void from_float(DataType type, void* base, std::int64_t index, float value);
+
+/// `count` elements from `first` on.
+void to_floats(DataType type, const void* base, std::int64_t first, std::int64_t count, float* out);
+
+}  // namespace machete::reference

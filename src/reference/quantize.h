@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "machete/status.h"
+#include "machete/types.h"
+#include "machete/weight.h"
+
+namespace machete::reference {
+
+struct QuantizeOptions {
+  WeightType type = WeightType::kU4b8;
+  std::int64_t group_size = 128;  // a positive multiple of 16, or -1; the last group may be partial
+  DataType scale_type = DataType::kBf16;
+  bool search = true;  // look for the scale (and zero point) of least squared error; false takes the largest value's
+};
+
+/// A weight in canonical form, owned.
+struct QuantizedTensor {
+  WeightType type = WeightType::kU4b8;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t group_size = 0;
+  DataType scale_type = DataType::kBf16;
+  std::vector<std::uint8_t> qweight;      // [N, ceil(K/2)]
+  std::vector<std::uint8_t> scales;       // [groups, N] of scale_type
+  std::vector<std::uint8_t> zero_points;  // [groups, N]; empty for u4b8
+
+  QuantizedWeight view() const;
+};
+
+/// Rounds to nearest, with the scale of each group searched: a grid of scales, each refitted to its codes by least
+/// squares. Never a larger squared error than with the scale of the largest value. Scales carry 8 significant bits, so
+/// that one weight serves bf16 and fp16 exactly where fp16's range allows, and codes are chosen for the rounded scale;
+/// u4b8 scales may be negative, since -8...7 has one more value below zero. Deterministic; threaded over rows.
+Result<QuantizedTensor> quantize(const float* weight /* [N, K] */, std::int64_t n, std::int64_t k,
+                                 const QuantizeOptions& options = {});
+
+}  // namespace machete::reference

@@ -1,0 +1,24 @@
+#include "registry/registry.h"
+
+namespace machete::registry {
+
+const std::vector<const kernels::Kernel*>& all() {
+  static const std::vector<const kernels::Kernel*> kernels = [] {
+    std::vector<const kernels::Kernel*> all;
+    for (const kernels::KernelList& list : compiled_kernels()) {
+      for (int i = 0; i < list.size; ++i) all.push_back(list.kernels + i);
+    }
+    return all;
+  }();
+  return kernels;
+}
+
+std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type) {
+  std::vector<const kernels::Kernel*> matching;
+  for (const kernels::Kernel* kernel : all()) {
+    if (kernel->w_type == w_type && kernel->a_type == a_type) matching.push_back(kernel);
+  }
+  return matching;
+}
+
+}  // namespace machete::registry

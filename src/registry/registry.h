@@ -1,0 +1,18 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/kernel.h"
+
+namespace machete::registry {
+
+/// What instances/ compiled, a list for each pair of types; generated from the manifest.
+std::vector<kernels::KernelList> compiled_kernels();
+
+/// Every compiled kernel, in the manifest's order.
+const std::vector<const kernels::Kernel*>& all();
+
+/// Those for a pair of types.
+std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type);
+
+}  // namespace machete::registry

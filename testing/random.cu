@@ -1,0 +1,132 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+#include <string>
+
+#include "testing/cuda_status.h"
+#include "testing/random.h"
+
+namespace machete::testing {
+namespace {
+
+constexpr int kThreads = 256;
+
+// SplitMix64's finaliser: a different, well mixed word for every (seed, index).
+__device__ std::uint64_t hash(std::uint64_t seed, std::uint64_t index) {
+  std::uint64_t z = seed * 0xD1342543DE82EF95ull + (index + 1) * 0x9E3779B97F4A7C15ull;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  return z ^ (z >> 31);
+}
+
+// Qweight, scales and activations of one seed have nothing to do with each other.
+constexpr std::uint64_t kQweightSalt = 0x51ull << 56;
+constexpr std::uint64_t kScaleSalt = 0x5Cull << 56;
+
+// In [0, 1), from 24 bits of the word.
+__device__ float unit(std::uint64_t word) { return static_cast<float>(word >> 40) * 0x1p-24f; }
+
+__device__ void store(__half* out, float value) { *out = __float2half_rn(value); }
+__device__ void store(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
+__device__ void store(float* out, float value) { *out = value; }
+
+struct Activation {
+  ActivationFill fill;
+  std::uint64_t seed;
+  __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
+    const std::uint64_t word = hash(seed, static_cast<std::uint64_t>(row * columns + column));
+    if (fill == ActivationFill::kIntegers) return static_cast<float>(static_cast<int>((word >> 33) % 5) - 2);
+    const float u = unit(word);
+    if (fill == ActivationFill::kUniform) return 2 * u - 1;
+    const float v = unit(word << 24);
+    return sqrtf(-2 * logf(1 - u)) * cospif(2 * v);  // Box-Muller
+  }
+};
+
+struct Identity {
+  std::int64_t first_k;
+  __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t) const {
+    return column == first_k + row ? 1.0f : 0.0f;
+  }
+};
+
+struct Scale {
+  ScaleFill fill;
+  std::uint64_t seed;
+  __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
+    if (fill == ScaleFill::kOne) return 1;
+    const std::uint64_t word = hash(seed, static_cast<std::uint64_t>(row * columns + column));
+    if (fill == ScaleFill::kPowersOfTwo) return exp2f(static_cast<float>(static_cast<int>((word >> 33) % 3) - 1));
+    // bf16 keeps 8 significant bits, and these values are normal numbers of f16.
+    return __bfloat162float(__float2bfloat16_rn(0.004f + 0.026f * unit(word)));
+  }
+};
+
+template <class T, class Make>
+__global__ void fill_matrix(T* out, std::int64_t rows, std::int64_t columns, std::int64_t stride, Make make) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * columns;
+       i += step) {
+    const std::int64_t row = i / columns;
+    const std::int64_t column = i % columns;
+    store(out + row * stride + column, make(row, column, columns));
+  }
+}
+
+__global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t seed) {
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    out[i] = static_cast<std::uint8_t>(hash(seed, static_cast<std::uint64_t>(i)) >> 56);
+  }
+}
+
+unsigned blocks_for(std::int64_t elements) {
+  return static_cast<unsigned>(std::clamp<std::int64_t>((elements + kThreads - 1) / kThreads, 1, 4096));
+}
+
+template <class Make>
+Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t columns, std::int64_t stride, Make make,
+                  cudaStream_t stream) {
+  if (rows == 0 || columns == 0) return {};
+  const unsigned blocks = blocks_for(rows * columns);
+  switch (type) {
+    case DataType::kF16:
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<__half*>(out), rows, columns, stride, make);
+      break;
+    case DataType::kBf16:
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<__nv_bfloat16*>(out), rows, columns, stride, make);
+      break;
+    case DataType::kF32:
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<float*>(out), rows, columns, stride, make);
+      break;
+  }
+  return launch_status("fill with test data");
+}
+
+}  // namespace
+
+Status fill_activations(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, ActivationFill fill,
+                        std::uint64_t seed, cudaStream_t stream) {
+  return fill_typed(type, a, m, k, lda, Activation{fill, seed}, stream);
+}
+
+Status fill_identity(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, std::int64_t first_k,
+                     cudaStream_t stream) {
+  return fill_typed(type, a, m, k, lda, Identity{first_k}, stream);
+}
+
+Status fill_qweight(void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed, cudaStream_t stream) {
+  const std::int64_t bytes = n * ((k + 1) / 2);
+  if (bytes == 0) return {};
+  fill_bytes<<<blocks_for(bytes), kThreads, 0, stream>>>(static_cast<std::uint8_t*>(qweight), bytes,
+                                                         seed ^ kQweightSalt);
+  return launch_status("fill with test data");
+}
+
+Status fill_scales(DataType type, void* scales, std::int64_t groups, std::int64_t n, ScaleFill fill, std::uint64_t seed,
+                   cudaStream_t stream) {
+  return fill_typed(type, scales, groups, n, n, Scale{fill, seed ^ kScaleSalt}, stream);
+}
+
+}  // namespace machete::testing

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "machete/status.h"
+#include "machete/types.h"
+
+/// Test data made on the device. Element (row, column) depends on the seed and its position alone, never on strides.
+/// All fills are asynchronous on `stream`.
+namespace machete::testing {
+
+enum class ActivationFill {
+  kUniform,   // in [-1, 1], rounded to the type
+  kNormal,    // mean 0, deviation 1, rounded to the type
+  kIntegers,  // -2 ... 2
+};
+/// A [M, K] of f16, bf16 or f32, rows lda apart; what lies between the rows stays as it is.
+Status fill_activations(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, ActivationFill fill,
+                        std::uint64_t seed, cudaStream_t stream = nullptr);
+
+/// Rows first_k, first_k + 1, ... of the unit matrix: a[i][first_k + i] = 1, else 0.
+Status fill_identity(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, std::int64_t first_k,
+                     cudaStream_t stream = nullptr);
+
+/// qweight [N, ceil(K/2)]: uniform nibbles, for an odd K in the unused last one too.
+Status fill_qweight(void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed, cudaStream_t stream = nullptr);
+
+enum class ScaleFill {
+  kRandom,       // uniform in about [0.004, 0.03], of 8 significant bits: exact in bf16 and in f16
+  kPowersOfTwo,  // 1/2, 1 or 2
+  kOne,
+};
+/// scales [groups, N] of f16, bf16 or f32.
+Status fill_scales(DataType type, void* scales, std::int64_t groups, std::int64_t n, ScaleFill fill, std::uint64_t seed,
+                   cudaStream_t stream = nullptr);
+
+}  // namespace machete::testing

@@ -1,0 +1,240 @@
+// The CPU backend, in every instruction set this processor has.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "reference/bound.h"
+#include "reference/dequantize.h"
+#include "reference/linear.h"
+#include "tests/cpu/reference_case.h"
+
+namespace machete::reference {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr float kPoison = -12345.0f;
+const std::vector<std::int64_t> kSizesN = {1, 17, 67};
+const std::vector<std::int64_t> kSizesK = {1, 15, 16, 63, 65, 100, 576};
+const std::vector<std::int64_t> kGroupSizes = {-1, 16, 32, 48, 64, 128, 144};
+
+PackedWeight pack(const OwnedWeight& weight, DataType scale_type) {
+  PrepackOptions options;
+  options.device = Device::cpu();
+  options.scale_type = scale_type;
+  auto packed = prepack(weight.view, options);
+  EXPECT_TRUE(packed.ok()) << packed.status().message();
+  return packed.ok() ? *packed : PackedWeight();
+}
+
+class CpuLinear : public ::testing::TestWithParam<InstructionSet> {
+ protected:
+  /// D of the problem's type, poisoned before.
+  static std::vector<std::uint8_t> run(const Problem& problem, const std::vector<std::uint8_t>& a,
+                                       const PackedWeight& weight) {
+    const std::int64_t ldd = problem.ldd > 0 ? problem.ldd : problem.n;
+    std::vector<std::uint8_t> d =
+        rounded_to(problem.d_type, std::vector<float>(static_cast<std::size_t>(problem.m * ldd), kPoison));
+    const Status status = linear(problem, a.data(), weight, d.data(), GetParam());
+    EXPECT_TRUE(status.ok()) << status.message();
+    return d;
+  }
+};
+
+TEST_P(CpuLinear, IdentityGivesTheExactWeights) {
+  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+    for (const std::int64_t n : kSizesN) {
+      for (const std::int64_t k : kSizesK) {
+        std::vector<float> identity(static_cast<std::size_t>(k * k));
+        for (std::int64_t i = 0; i < k; ++i) identity[static_cast<std::size_t>(i * k + i)] = 1;
+        const std::vector<std::uint8_t> a = rounded_to(type, identity);
+        for (const std::int64_t group_size : kGroupSizes) {
+          const OwnedWeight weight = random_weight(n, k, group_size, 11);
+          const PackedWeight packed = pack(weight, type);
+          const std::vector<float> expected = dequantize(weight.view);  // [N, K]
+          for (const DataType d_type : {DataType::kF32, type}) {
+            const std::vector<std::uint8_t> d = run(problem_of(k, weight.view, type, d_type), a, packed);  // [K, N]
+            const std::vector<std::uint8_t> rounded = rounded_to(d_type, expected);
+            for (std::int64_t row = 0; row < n; ++row) {
+              for (std::int64_t column = 0; column < k; ++column) {
+                ASSERT_EQ(to_float(d_type, d.data(), column * n + row),
+                          to_float(d_type, rounded.data(), row * k + column))
+                    << row << ", " << column << " of N=" << n << ", K=" << k << ", group_size=" << group_size;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuLinear, SmallIntegersAreExact) {
+  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+    for (const std::int64_t m : {1, 3, 5, 70}) {
+      for (const std::int64_t k : kSizesK) {
+        const std::int64_t n = 67;
+        OwnedWeight weight = random_weight(n, k, 32, 21);
+        std::vector<float> scales(static_cast<std::size_t>(weight.view.groups() * n));
+        for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(1 << i % 3);
+        weight.scales = rounded_to(DataType::kBf16, scales);
+        weight.view.scales = weight.scales.data();
+        std::mt19937 random(5);
+        std::vector<float> values(static_cast<std::size_t>(m * k));
+        for (float& value : values) value = static_cast<float>(static_cast<int>(random() % 15) - 7);
+
+        const std::vector<float> w = dequantize(weight.view);
+        std::vector<float> expected(static_cast<std::size_t>(m * n));
+        for (std::int64_t row = 0; row < m; ++row) {
+          for (std::int64_t column = 0; column < n; ++column) {
+            std::int64_t sum = 0;
+            for (std::int64_t i = 0; i < k; ++i) {
+              sum += static_cast<std::int64_t>(values[static_cast<std::size_t>(row * k + i)]) *
+                     static_cast<std::int64_t>(w[static_cast<std::size_t>(column * k + i)]);
+            }
+            expected[static_cast<std::size_t>(row * n + column)] = static_cast<float>(sum);
+          }
+        }
+        for (const DataType d_type : {DataType::kF32, type}) {
+          const auto d = run(problem_of(m, weight.view, type, d_type), rounded_to(type, values), pack(weight, type));
+          // Bytes would tell 0 from -0; sums may come out as either.
+          const auto rounded = rounded_to(d_type, expected);
+          for (std::int64_t i = 0; i < m * n; ++i) {
+            ASSERT_EQ(to_float(d_type, d.data(), i), to_float(d_type, rounded.data(), i)) << "M=" << m << ", K=" << k;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuLinear, RandomDataStayWithinTheBound) {
+  unsigned seed = 0;
+  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+    for (const std::int64_t m : {1, 4, 5, 33, 130}) {
+      for (const std::int64_t n : {1, 17, 67, 384}) {
+        for (const std::int64_t k : {1, 63, 100, 576, 1100}) {
+          const std::int64_t group_size = kGroupSizes[++seed % kGroupSizes.size()];
+          const OwnedWeight weight = random_weight(n, k, group_size, seed);
+          const Problem problem = problem_of(m, weight.view, type, seed % 3 == 0 ? DataType::kF32 : type);
+          const std::vector<std::uint8_t> a = rounded_to(type, normal_values(m * k, seed + 1));
+          const std::vector<std::uint8_t> d = run(problem, a, pack(weight, type));
+          const ErrorReport report = check_linear(problem, a.data(), weight.view, d.data());
+          ASSERT_TRUE(report.passed) << report.max_ratio << " at " << report.worst_m << ", " << report.worst_n
+                                     << " of M=" << m << ", N=" << n << ", K=" << k << ", group_size=" << group_size;
+          // Better than the contract: weights are not rounded, so fp32 sums are all there is before the store.
+          ASSERT_LE(report.rel_frobenius, 1.5 * unit_roundoff(problem.d_type) + 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuLinear, ReadsAndWritesOnlyItsRows) {
+  const std::int64_t m = 70;
+  const std::int64_t n = 67;
+  const std::int64_t k = 100;
+  const OwnedWeight weight = random_weight(n, k, 48, 3);
+  const PackedWeight packed = pack(weight, DataType::kBf16);
+  Problem problem = problem_of(m, weight.view, DataType::kBf16, DataType::kBf16);
+  const std::vector<float> values = normal_values(m * k, 4);
+  const std::vector<std::uint8_t> dense = run(problem, rounded_to(DataType::kBf16, values), packed);
+
+  problem.lda = k + 3;
+  problem.ldd = n + 5;
+  std::vector<float> wide(static_cast<std::size_t>(m * problem.lda), std::numeric_limits<float>::quiet_NaN());
+  for (std::int64_t row = 0; row < m; ++row) {
+    std::copy_n(values.data() + row * k, k, wide.data() + row * problem.lda);
+  }
+  const std::vector<std::uint8_t> d = run(problem, rounded_to(DataType::kBf16, wide), packed);
+  for (std::int64_t row = 0; row < m; ++row) {
+    for (std::int64_t column = 0; column < problem.ldd; ++column) {
+      const float found = to_float(DataType::kBf16, d.data(), row * problem.ldd + column);
+      std::uint16_t poison = 0;
+      from_float(DataType::kBf16, &poison, 0, kPoison);
+      ASSERT_EQ(found, column < n ? to_float(DataType::kBf16, dense.data(), row * n + column)
+                                  : to_float(DataType::kBf16, &poison, 0))
+          << row << ", " << column;
+    }
+  }
+}
+
+TEST_P(CpuLinear, DoesNotDependOnThreads) {
+  const OwnedWeight weight = random_weight(700, 600, 64, 9);
+  const PackedWeight packed = pack(weight, DataType::kF16);
+  const int threads = omp_get_max_threads();
+  for (const std::int64_t m : {1, 3, 100}) {
+    const Problem problem = problem_of(m, weight.view, DataType::kF16, DataType::kF32);
+    const std::vector<std::uint8_t> a = rounded_to(DataType::kF16, normal_values(m * 600, 4));
+    omp_set_num_threads(1);
+    const std::vector<std::uint8_t> one = run(problem, a, packed);
+    for (const int count : {2, 3, 7, 7}) {
+      omp_set_num_threads(count);
+      EXPECT_EQ(run(problem, a, packed), one) << count << " threads";
+    }
+  }
+  omp_set_num_threads(threads);
+}
+
+TEST_P(CpuLinear, KeepsNonFiniteActivationsToTheirRow) {
+  const std::int64_t m = 6;
+  const std::int64_t n = 40;
+  const OwnedWeight weight = random_weight(n, 100, 64, 9);
+  std::vector<float> values = normal_values(m * 100, 4);
+  values[2 * 100 + 99] = std::numeric_limits<float>::quiet_NaN();
+  values[4 * 100] = std::numeric_limits<float>::infinity();
+  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+    const Problem problem = problem_of(m, weight.view, type, type);
+    const std::vector<std::uint8_t> a = rounded_to(type, values);
+    const std::vector<std::uint8_t> d = run(problem, a, pack(weight, type));
+    EXPECT_TRUE(check_linear(problem, a.data(), weight.view, d.data()).passed);
+    for (std::int64_t column = 0; column < n; ++column) {
+      EXPECT_TRUE(std::isnan(to_float(type, d.data(), 2 * n + column)));
+      EXPECT_FALSE(std::isfinite(to_float(type, d.data(), 4 * n + column)));
+      EXPECT_TRUE(std::isfinite(to_float(type, d.data(), 3 * n + column)));
+    }
+  }
+}
+
+TEST_P(CpuLinear, OverflowsToInfinity) {
+  OwnedWeight weight = random_weight(16, 64, 64, 1);
+  std::fill(weight.qweight.begin(), weight.qweight.end(), std::uint8_t{0xff});
+  weight.scales = rounded_to(DataType::kBf16, std::vector<float>(16, 1.0f));
+  weight.view.scales = weight.scales.data();
+  const Problem problem = problem_of(1, weight.view, DataType::kF16, DataType::kF16);
+  const std::vector<std::uint8_t> a = rounded_to(DataType::kF16, std::vector<float>(64, 200.0f));
+  const std::vector<std::uint8_t> d = run(problem, a, pack(weight, DataType::kF16));
+  for (std::int64_t i = 0; i < 16; ++i) {
+    EXPECT_EQ(to_float(DataType::kF16, d.data(), i), std::numeric_limits<float>::infinity());
+  }
+}
+
+TEST_P(CpuLinear, DoesNothingWithoutTokens) {
+  const OwnedWeight weight = random_weight(16, 64, 64, 1);
+  const Problem problem = problem_of(0, weight.view, DataType::kBf16, DataType::kBf16);
+  EXPECT_TRUE(linear(problem, nullptr, pack(weight, DataType::kBf16), nullptr, GetParam()).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(InstructionSets, CpuLinear, ::testing::ValuesIn(supported_instruction_sets()),
+                         [](const auto& test) { return std::string(name_of(test.param)); });
+
+TEST(CpuLinearArguments, OtherWeightsAreRefused) {
+  const OwnedWeight weight = random_weight(16, 64, 64, 1);
+  const PackedWeight packed = pack(weight, DataType::kBf16);
+  Problem problem = problem_of(0, weight.view, DataType::kBf16, DataType::kBf16);
+  problem.k = 65;
+  const Status status = linear(problem, nullptr, packed, nullptr);
+  EXPECT_EQ(status.code(), StatusCode::kIncompatible);
+  EXPECT_THAT(status.message(), HasSubstr("[16, 64]"));
+  problem.k = 64;
+  const PackedWeight elsewhere(packed.header(), Device::cuda(0), nullptr);
+  EXPECT_EQ(linear(problem, nullptr, elsewhere, nullptr).code(), StatusCode::kIncompatible);
+}
+
+}  // namespace
+}  // namespace machete::reference

@@ -1,0 +1,71 @@
+// Canonical weights are read as weight.h describes them.
+#include "reference/dequantize.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/cpu/reference_case.h"
+
+namespace machete::reference {
+namespace {
+
+TEST(Dequantize, ReadsAnExampleByHand) {
+  // Two rows of 17, groups of 16: codes of row 0 count up, those of row 1 are 15; low nibble first.
+  std::vector<std::uint8_t> qweight = {0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe, 0x03,
+                                       0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f};
+  const std::vector<std::uint8_t> scales = rounded_to(DataType::kBf16, {0.5f, -1.0f, 2.0f, 0.25f});  // [2, 2]
+  QuantizedWeight weight;
+  weight.n = 2;
+  weight.k = 17;
+  weight.group_size = 16;
+  weight.qweight = qweight.data();
+  weight.scales = scales.data();
+  const std::vector<float> symmetric = dequantize(weight);
+  ASSERT_EQ(symmetric.size(), 34u);
+  for (std::size_t k = 0; k < 16; ++k) {
+    EXPECT_EQ(symmetric[k], 0.5f * (static_cast<float>(k) - 8)) << k;
+    EXPECT_EQ(symmetric[17 + k], -7.0f) << k;
+  }
+  EXPECT_EQ(symmetric[16], 2.0f * (3 - 8));
+  EXPECT_EQ(symmetric[33], 0.25f * (15 - 8));
+
+  const std::vector<std::uint8_t> zero_points = {0, 15, 3, 5};  // [2, 2]
+  weight.type = WeightType::kU4;
+  weight.zero_points = zero_points.data();
+  const std::vector<float> asymmetric = dequantize(weight);
+  EXPECT_EQ(asymmetric[7], 0.5f * 7);
+  EXPECT_EQ(asymmetric[16], 0.0f);
+  EXPECT_EQ(asymmetric[17], 0.0f);
+  EXPECT_EQ(asymmetric[33], 0.25f * 10);
+}
+
+TEST(Dequantize, AgreesWithAWalkOverTheNibbles) {
+  for (const WeightType type : {WeightType::kU4b8, WeightType::kU4}) {
+    for (const DataType scale_type : {DataType::kBf16, DataType::kF16, DataType::kF32}) {
+      for (const std::int64_t k : {1, 15, 16, 63, 65, 100, 576}) {
+        for (const std::int64_t group_size : {-1, 16, 32, 48, 64, 128, 144}) {
+          const std::int64_t n = 17;
+          const OwnedWeight weight = random_weight(n, k, group_size, 7, type, scale_type);
+          const std::vector<float> values = dequantize(weight.view);
+          std::size_t nibble = 0;
+          for (std::int64_t row = 0; row < n; ++row, nibble += nibble % 2) {
+            for (std::int64_t column = 0; column < k; ++column, ++nibble) {
+              const unsigned byte = weight.qweight[nibble / 2];
+              const float q = static_cast<float>(nibble % 2 == 0 ? byte & 15u : byte >> 4);
+              const std::int64_t at = (group_size < 0 ? 0 : column / group_size) * n + row;
+              const float zero =
+                  type == WeightType::kU4 ? static_cast<float>(weight.zero_points[static_cast<std::size_t>(at)]) : 8;
+              ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
+                        to_float(scale_type, weight.scales.data(), at) * (q - zero))
+                  << row << ", " << column << " of K=" << k << ", group_size=" << group_size;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace machete::reference

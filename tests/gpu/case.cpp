@@ -1,0 +1,70 @@
+#include "tests/gpu/case.h"
+
+#include <sstream>
+#include <stdexcept>
+
+namespace machete::tests {
+namespace {
+
+const char* name_of_fill(testing::ActivationFill fill) {
+  switch (fill) {
+    case testing::ActivationFill::kUniform:
+      return "uniform";
+    case testing::ActivationFill::kNormal:
+      return "normal";
+    case testing::ActivationFill::kIntegers:
+      return "integers";
+  }
+  return "?";
+}
+
+const char* name_of_fill(testing::ScaleFill fill) {
+  switch (fill) {
+    case testing::ScaleFill::kRandom:
+      return "random";
+    case testing::ScaleFill::kPowersOfTwo:
+      return "powers_of_two";
+    case testing::ScaleFill::kOne:
+      return "one";
+  }
+  return "?";
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  const Problem& p = c.problem;
+  out << "repro: m=" << p.m << " n=" << p.n << " k=" << p.k << " a=" << name_of(p.a_type) << " group=" << p.group_size
+      << " lda=" << lda_of(p) << " ldd=" << ldd_of(p) << " activations=";
+  if (c.identity_from.has_value()) {
+    out << "identity_from_" << *c.identity_from;
+  } else {
+    out << name_of_fill(c.activations);
+  }
+  return out << " scales=" << name_of_fill(c.scales) << " seed=" << c.seed << " weight_seed=" << c.weight_seed
+             << " schedule=" << (c.schedule.empty() ? "(planner's)" : c.schedule);
+}
+
+Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size) {
+  Problem problem;
+  problem.m = m;
+  problem.n = n;
+  problem.k = k;
+  problem.a_type = type;
+  problem.d_type = type;
+  problem.group_size = group_size;
+  return problem;
+}
+
+std::vector<std::string> schedules_of(const Problem& problem) {
+  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, Device::cuda());
+  std::ostringstream where;
+  where << Case{problem};
+  if (!choices.ok()) throw std::runtime_error("list_schedules: " + choices.status().message() + "; " + where.str());
+  if (choices->empty()) throw std::runtime_error("list_schedules gives no schedule; " + where.str());
+  std::vector<std::string> names;
+  for (const ScheduleChoice& choice : *choices) names.push_back(choice.name);
+  return names;
+}
+
+}  // namespace machete::tests

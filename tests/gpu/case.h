@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "machete/linear.h"
+#include "machete/problem.h"
+#include "testing/random.h"
+
+namespace machete::tests {
+
+/// One linear to run and check. Printing it gives the line that reproduces it.
+struct Case {
+  Problem problem;
+  std::string schedule = {};  // empty: the planner's choice
+  testing::ActivationFill activations = testing::ActivationFill::kNormal;
+  std::optional<std::int64_t> identity_from = {};  // A is the unit matrix from this row on instead
+  testing::ScaleFill scales = testing::ScaleFill::kRandom;
+  std::uint64_t seed = 1;         // of the activations
+  std::uint64_t weight_seed = 1;  // of qweight and scales
+};
+std::ostream& operator<<(std::ostream& out, const Case& c);
+
+/// A problem whose activations and outputs have one type.
+Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size = 128);
+
+inline std::int64_t lda_of(const Problem& p) { return p.lda > 0 ? p.lda : p.k; }
+inline std::int64_t ldd_of(const Problem& p) { return p.ldd > 0 ? p.ldd : p.n; }
+
+/// The names of every schedule that serves the problem on the GPU; never empty: throws instead, since a test over an
+/// empty list would pass without having run anything.
+std::vector<std::string> schedules_of(const Problem& problem);
+
+inline constexpr DataType kActivationTypes[] = {DataType::kBf16, DataType::kF16};
+
+}  // namespace machete::tests

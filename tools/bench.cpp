@@ -1,0 +1,100 @@
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "command.h"
+#include "machete/types.h"
+#include "options.h"
+
+#if defined(MACHETE_HAS_CUDA)
+#include "bench/bench.h"
+#include "build_info.h"
+#endif
+
+namespace machete::tools {
+namespace {
+
+struct Options {
+  std::vector<std::string> suites;
+  std::vector<std::int64_t> ms;
+  std::vector<DataType> a_types;
+  std::vector<std::int64_t> group_sizes = {128};
+  std::string json_path;
+  std::string schedule;
+  bool all_schedules = false;
+  bool no_cublas = false;
+  bool no_check = false;
+  std::optional<Device> device;
+};
+
+#if defined(MACHETE_HAS_CUDA)
+
+Status bench_on_gpu(const Options& options) {
+  const Device device = options.device ? *options.device : Device::cuda();
+  if (device.backend != Backend::kCuda) {
+    return {StatusCode::kUnsupported, "--device cpu: the benchmark times CUDA kernels; take cuda or cuda:NUMBER"};
+  }
+  bench::BenchOptions bench;
+  bench.suites = options.suites;
+  bench.ms = options.ms;
+  bench.a_types = options.a_types;
+  bench.group_sizes = options.group_sizes;
+  bench.json_path = options.json_path;
+  bench.schedule = options.schedule;
+  bench.all_schedules = options.all_schedules;
+  bench.cublas = !options.no_cublas;
+  bench.check = !options.no_check;
+  bench.device = device.ordinal;
+  bench.commit = build_info::kCommit;
+  return bench::run_bench(bench);
+}
+
+#else
+
+Status bench_on_gpu(const Options&) {
+  return {StatusCode::kUnsupported,
+          "this build has no CUDA backend, and the benchmark times CUDA kernels; build where nvcc 12.8 or newer is "
+          "installed (cmake -D MACHETE_CUDA=ON)"};
+}
+
+#endif
+
+}  // namespace
+
+Command add_bench(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("bench", "Times the kernels beside cuBLAS and a read-only stream (GPU)");
+  command->footer(
+      R"(Times come from CUDA graphs, with weights rotated past the L2 cache; they are medians. Every result is checked
+before it is timed.
+
+Examples:
+  machete bench
+  machete bench --suite llama8b,square --m 1,16,256 --a bf16 --json results.json
+  machete bench --suite llama8b --m 1 --all-schedules)");
+  auto options = std::make_shared<Options>();
+  command->add_option("--suite", options->suites, "llama8b, llama70b, square, deepseek, odd; default llama8b")
+      ->delimiter(',')
+      ->type_name("NAME,...");
+  command->add_option("--m", options->ms, "numbers of tokens; default 1, 2, 4, ..., 8192")
+      ->delimiter(',')
+      ->check(CLI::PositiveNumber)
+      ->type_name("M,...");
+  add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
+  command->add_option("--group-size", options->group_sizes, "multiples of 16, or -1; default 128")
+      ->delimiter(',')
+      ->type_name("SIZE,...");
+  CLI::Option* schedule = command->add_option("--schedule", options->schedule, "force this schedule where it serves");
+  schedule->type_name("NAME");
+  command->add_flag("--all-schedules", options->all_schedules, "a row for every schedule that serves a problem")
+      ->excludes(schedule);
+  command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");
+  command->add_flag("--no-check", options->no_check, "do not check results");
+  add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0");
+  command->add_option("--json", options->json_path, "write the results here as JSON")->type_name("FILE");
+  return {command, [options] { return bench_on_gpu(*options); }};
+}
+
+}  // namespace machete::tools

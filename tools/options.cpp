@@ -1,0 +1,134 @@
+#include "options.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <system_error>
+
+namespace machete::tools {
+namespace {
+
+template <class T>
+T checked(const Result<T>& result, const char* option) {
+  if (!result.ok()) throw CLI::ValidationError(option, result.status().message());
+  return *result;
+}
+
+Device parse_device(std::string_view text) {
+  if (text == "cpu") return Device::cpu();
+  if (text == "cuda") return Device::cuda();
+  constexpr std::string_view kPrefix = "cuda:";
+  if (text.substr(0, kPrefix.size()) == kPrefix) {
+    const std::string_view digits = text.substr(kPrefix.size());
+    int ordinal = -1;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+    if (error == std::errc() && end == digits.data() + digits.size() && ordinal >= 0) return Device::cuda(ordinal);
+  }
+  throw CLI::ValidationError("--device", fmt::format("'{}' must be cpu, cuda or cuda:NUMBER", text));
+}
+
+}  // namespace
+
+CLI::Option* add_device(CLI::App& app, std::optional<Device>& device) {
+  return app
+      .add_option_function<std::string>(
+          "--device", [&device](const std::string& text) { device = parse_device(text); },
+          "cpu, cuda or cuda:NUMBER; by default the first Hopper GPU, else the CPU")
+      ->type_name("DEVICE");
+}
+
+CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types) {
+  return app
+      .add_option_function<std::vector<std::string>>(
+          "--a",
+          [&types](const std::vector<std::string>& names) {
+            types.clear();
+            for (const std::string& name : names) {
+              const DataType type = checked(parse_data_type(name), "--a");
+              if (type == DataType::kF32) throw CLI::ValidationError("--a", "'f32' must be bf16 or f16");
+              types.push_back(type);
+            }
+          },
+          "activation types: bf16, f16")
+      ->delimiter(',')
+      ->type_name("TYPE,...");
+}
+
+CLI::Option* add_weight_type(CLI::App& app, WeightType& type) {
+  return app
+      .add_option_function<std::string>(
+          "--type", [&type](const std::string& name) { type = checked(parse_weight_type(name), "--type"); },
+          "weight type: u4b8 (symmetric) or u4 (with zero points); default u4b8")
+      ->type_name("TYPE");
+}
+
+CLI::Option* add_group_size(CLI::App& app, std::int64_t& group_size) {
+  return app
+      .add_option("--group-size", group_size,
+                  "elements of K that share a scale: a multiple of 16, or -1 for all; default 128")
+      ->check([](const std::string& text) {
+        std::int64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        const bool number = error == std::errc() && end == text.data() + text.size();
+        if (number && (value == -1 || (value > 0 && value % 16 == 0))) return std::string();
+        return fmt::format("'{}' must be -1 or a positive multiple of 16", text);
+      })
+      ->type_name("SIZE");
+}
+
+CLI::Option* add_json(CLI::App& app, bool& json) {
+  return app.add_flag("--json", json, "print JSON, and nothing else, to stdout");
+}
+
+void ProblemOptions::add_to(CLI::App& app, bool required) {
+  CLI::Option* sizes = app.add_option("sizes", mnk, "tokens, output features and input features")->type_name("M N K");
+  sizes->expected(3)->required(required)->option_text("M N K");
+  app.add_option_function<std::string>(
+         "--a", [this](const std::string& name) { a_type = checked(parse_data_type(name), "--a"); },
+         "activation type: bf16 or f16; default bf16")
+      ->type_name("TYPE");
+  add_weight_type(app, w_type);
+  add_group_size(app, group_size);
+  add_device(app, device);
+}
+
+Problem ProblemOptions::problem() const {
+  Problem problem;
+  problem.m = mnk[0];
+  problem.n = mnk[1];
+  problem.k = mnk[2];
+  problem.a_type = a_type;
+  problem.d_type = a_type;
+  problem.w_type = w_type;
+  problem.group_size = group_size;
+  return problem;
+}
+
+std::string to_string(Device device) {
+  return device.backend == Backend::kCpu ? "cpu" : fmt::format("cuda:{}", device.ordinal);
+}
+
+std::string to_string(const Problem& problem) {
+  return fmt::format("M={} N={} K={}, a {}, w {}, group size {}", problem.m, problem.n, problem.k,
+                     name_of(problem.a_type), name_of(problem.w_type), problem.group_size);
+}
+
+nlohmann::ordered_json to_json(const Problem& problem) {
+  return {{"m", problem.m},
+          {"n", problem.n},
+          {"k", problem.k},
+          {"a_type", name_of(problem.a_type)},
+          {"w_type", name_of(problem.w_type)},
+          {"group_size", problem.group_size}};
+}
+
+nlohmann::ordered_json to_json(const ScheduleChoice& choice) {
+  return {{"schedule", choice.name},
+          {"estimate_us", choice.estimate_us},
+          {"workspace_bytes", choice.workspace_size},
+          {"reason", choice.reason}};
+}
+
+}  // namespace machete::tools
