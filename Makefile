@@ -4,9 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-# The CUDA backend is built where nvcc is at hand; CUDA=OFF leaves it out, CUDA=ON insists.
-NVCC := $(firstword $(wildcard $(CUDACXX)) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
-CUDA ?= $(if $(NVCC),ON,OFF)
+# The CUDA backend is built where a recent nvcc is at hand; CUDA=OFF leaves it out, CUDA=ON insists.
+CUDA ?= $(if $(shell scripts/nvcc.sh),ON,OFF)
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m 1 -o '^GPU 0')
 ifeq ($(CUDA),OFF)
 BUILD ?= build/cpu
@@ -14,7 +13,7 @@ else
 BUILD ?= build/cuda
 endif
 # The demo needs CUDA only where there is a GPU to run on.
-DEMO_BUILD := $(if $(and $(GPU),$(filter ON,$(CUDA))),build/cuda,build/cpu)
+DEMO_BUILD := $(if $(and $(GPU),$(filter-out OFF,$(CUDA))),build/cuda,build/cpu)
 # make gpu-test PREBUILT=build/cuda runs binaries built elsewhere: nothing is installed, configured or compiled.
 GPU_BUILD := $(or $(PREBUILT),build/cuda)
 INSTANCES ?= default
@@ -59,7 +58,7 @@ bench: ## Run the benchmark suites on the GPU, into bench/results/; ARGS="--suit
 
 plots: ## Draw the plots of docs/ from bench/results/
 	@scripts/setup.sh plots
-	@.venv/bin/python bench/plot.py $(ARGS)
+	@MPLCONFIGDIR=.venv/matplotlib .venv/bin/python bench/plot.py $(ARGS)
 
 ##@ Develop
 check: format-check lint test ## What CI checks

@@ -160,6 +160,7 @@ Status Session::set_up() {
   report_.machine = facts->machine;
   report_.commit = options_.commit;
   report_.date = today();
+  report_.overlap = options_.overlap;
 
   cudaStream_t stream = nullptr;
   Status status = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -247,6 +248,7 @@ Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
     PlanOptions plan_options;
     plan_options.device = device();
     plan_options.schedule = name;
+    plan_options.overlap = options_.overlap;
     Result<Plan> plan = machete::plan(problem, plan_options);
     if (plan.ok()) {
       plans.push_back(std::move(*plan));
@@ -376,6 +378,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
     PlanOptions plan_options;
     plan_options.device = device();
     plan_options.schedule = options_.schedule;
+    plan_options.overlap = options_.overlap;
     Result<Plan> plan = machete::plan(problem, plan_options);
     if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
     if (!plan.ok()) return plan.status();

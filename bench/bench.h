@@ -17,6 +17,7 @@ struct BenchOptions {
   std::string json_path;                       // where the results go; empty: nowhere
   std::string schedule;                        // force this one; shapes that it does not serve are left out
   bool all_schedules = false;                  // one row for every schedule that serves a problem
+  bool overlap = false;                        // plans with programmatic dependent launch
   bool cublas = true;                          // time cuBLAS with 16-bit weights beside it
   bool check = true;                           // hold the results to their bounds before timing
   int device = 0;                              // the CUDA device

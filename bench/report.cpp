@@ -76,6 +76,7 @@ Json to_json(const Report& report) {
           {"commit", report.commit},
           {"date", report.date},
           {"read_tb_s", number(report.read_tb_s)},
+          {"overlap", report.overlap},
           {"rows", rows},
           {"chains", chains}};
 }

@@ -51,6 +51,7 @@ struct Report {
   std::string commit;
   std::string date;  // yyyy-mm-dd, UTC
   double read_tb_s = 0;
+  bool overlap = false;  // programmatic dependent launch
   std::vector<Row> rows;
   std::vector<Chain> chains;
 };

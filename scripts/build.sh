@@ -6,10 +6,19 @@ cd "$(dirname "$0")/.."
 build=$1
 shift
 options=(-DMACHETE_CUDA=OFF)
-case $build in *cuda*) options=(-DMACHETE_CUDA=ON "-DMACHETE_INSTANCES=${INSTANCES:-default}") ;; esac
+case $build in
+  *cuda*)
+    options=(-DMACHETE_CUDA=ON "-DMACHETE_INSTANCES=${INSTANCES:-default}")
+    nvcc=$(scripts/nvcc.sh)
+    [ -z "$nvcc" ] || export CUDACXX=$nvcc
+    ;;
+esac
 # Without a test suite to build there is no need for its packages.
 [ $# -eq 0 ] && options+=(-DMACHETE_TESTS=ON) || options+=(-DMACHETE_TESTS=OFF)
 [ -e "$build/build.ninja" ] || options+=(-G Ninja)
+
+# A compiler cache that the user has is used; a new one would not be put outside the checkout.
+[ -n "${CCACHE_DIR:-}" ] || [ -d "${HOME:-/root}/.cache/ccache" ] || [ -d "${HOME:-/root}/.ccache" ] || export CCACHE_DIR=$PWD/.deps/ccache
 
 echo "-- configuring $build"
 mkdir -p "$build"

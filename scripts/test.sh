@@ -3,10 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
-ctest --test-dir "$build" -L cpu --parallel "$(nproc)" --output-on-failure --no-tests=error --progress
+ctest --test-dir "$build" -L cpu --parallel "$(nproc)" --output-on-failure --no-tests=error | grep -v '^ *Start '
 
 if [ ! -x "$build/bin/gpu_tests" ]; then
-  echo "GPU tests: not built, since there is no nvcc here"
+  echo "GPU tests: not built, since there is no nvcc of CUDA 12.8 or newer here, or CUDA=OFF"
 else
   count=$("$build/bin/gpu_tests" --gtest_list_tests | grep -c '^  ' || true)
   if nvidia-smi -L 2> /dev/null | grep -q '^GPU'; then

@@ -25,6 +25,7 @@ struct Options {
   std::string json_path;
   std::string schedule;
   bool all_schedules = false;
+  bool overlap = false;
   bool no_cublas = false;
   bool no_check = false;
   std::optional<Device> device;
@@ -45,6 +46,7 @@ Status bench_on_gpu(const Options& options) {
   bench.json_path = options.json_path;
   bench.schedule = options.schedule;
   bench.all_schedules = options.all_schedules;
+  bench.overlap = options.overlap;
   bench.cublas = !options.no_cublas;
   bench.check = !options.no_check;
   bench.device = device.ordinal;
@@ -77,19 +79,24 @@ Examples:
   auto options = std::make_shared<Options>();
   command->add_option("--suite", options->suites, "llama8b, llama70b, square, deepseek, odd; default llama8b")
       ->delimiter(',')
-      ->type_name("NAME,...");
+      ->allow_extra_args(false)
+      ->option_text("NAME,...");
   command->add_option("--m", options->ms, "numbers of tokens; default 1, 2, 4, ..., 8192")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
-      ->type_name("M,...");
+      ->check(CLI::Range(1, 1 << 24))
+      ->allow_extra_args(false)
+      ->option_text("M,...");
   add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
   command->add_option("--group-size", options->group_sizes, "multiples of 16, or -1; default 128")
       ->delimiter(',')
-      ->type_name("SIZE,...");
+      ->allow_extra_args(false)
+      ->option_text("SIZE,...");
   CLI::Option* schedule = command->add_option("--schedule", options->schedule, "force this schedule where it serves");
-  schedule->type_name("NAME");
+  schedule->option_text("NAME");
   command->add_flag("--all-schedules", options->all_schedules, "a row for every schedule that serves a problem")
-      ->excludes(schedule);
+      ->excludes(schedule)
+      ->option_text(" ");
+  command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
   command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");
   command->add_flag("--no-check", options->no_check, "do not check results");
   add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0");

@@ -48,7 +48,7 @@ Status explain(const Options& options) {
     const bool runs = choice.name == chosen->schedule();
     table.row({runs ? ">" : "",
                {choice.name, runs ? Tone::kGood : Tone::kPlain},
-               human_us(choice.estimate_us),
+               choice.estimate_us > 0 ? human_us(choice.estimate_us) : "",
                choice.workspace_size == 0 ? "none" : human_bytes(static_cast<double>(choice.workspace_size)),
                {choice.reason, Tone::kFaint}});
   }

@@ -71,7 +71,7 @@ Examples:
   options->add_to(*command, /*required=*/false);
   add_json(*command, options->json);
   return {command, [options] {
-            if (!options->mnk.empty()) return list_for(*options);
+            if (options->m) return list_for(*options);
             list_all(options->json);
             return Status();
           }};

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,7 +36,7 @@ int fail(int exit_code, std::string message) {
 
 int run(int argc, char** argv) {
   CLI::App app("Machete: matrix multiplication with 4-bit weights and 16-bit activations", "machete");
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   app.get_formatter()->column_width(32);
   app.footer(kExamples);
   app.set_version_flag("--version", std::string("machete ") + machete::kVersion);
@@ -58,6 +59,7 @@ int run(int argc, char** argv) {
     }
     return fail(kUsage, std::string(error.what()) + " (see '" + command + " --help')");
   }
+  if (app.get_subcommands().empty()) return fail(kUsage, "no command is named (see 'machete --help')");
   for (const auto& command : commands) {
     if (!command.app->parsed()) continue;
     if (const machete::Status status = command.run(); !status.ok()) return fail(kFailure, status.message());

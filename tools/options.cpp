@@ -53,14 +53,15 @@ CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types) {
           },
           "activation types: bf16, f16")
       ->delimiter(',')
-      ->type_name("TYPE,...");
+      ->allow_extra_args(false)
+      ->option_text("TYPE,...");
 }
 
 CLI::Option* add_weight_type(CLI::App& app, WeightType& type) {
   return app
       .add_option_function<std::string>(
           "--type", [&type](const std::string& name) { type = checked(parse_weight_type(name), "--type"); },
-          "weight type: u4b8 (symmetric) or u4 (with zero points); default u4b8")
+          "weight type: u4b8 (symmetric) or u4 (with zero points; no kernel runs it yet); default u4b8")
       ->type_name("TYPE");
 }
 
@@ -83,8 +84,12 @@ CLI::Option* add_json(CLI::App& app, bool& json) {
 }
 
 void ProblemOptions::add_to(CLI::App& app, bool required) {
-  CLI::Option* sizes = app.add_option("sizes", mnk, "tokens, output features and input features")->type_name("M N K");
-  sizes->expected(3)->required(required)->option_text("M N K");
+  CLI::Option* tokens = app.add_option("M", m, "tokens");
+  CLI::Option* outputs = app.add_option("N", n, "output features");
+  CLI::Option* inputs = app.add_option("K", k, "input features");
+  tokens->required(required)->needs(outputs)->option_text(" ");
+  outputs->required(required)->needs(inputs)->option_text(" ");
+  inputs->required(required)->option_text(" ");
   app.add_option_function<std::string>(
          "--a", [this](const std::string& name) { a_type = checked(parse_data_type(name), "--a"); },
          "activation type: bf16 or f16; default bf16")
@@ -96,9 +101,9 @@ void ProblemOptions::add_to(CLI::App& app, bool required) {
 
 Problem ProblemOptions::problem() const {
   Problem problem;
-  problem.m = mnk[0];
-  problem.n = mnk[1];
-  problem.k = mnk[2];
+  problem.m = m.value_or(0);
+  problem.n = n.value_or(0);
+  problem.k = k.value_or(0);
   problem.a_type = a_type;
   problem.d_type = a_type;
   problem.w_type = w_type;

@@ -22,7 +22,7 @@ CLI::Option* add_json(CLI::App& app, bool& json);
 
 /// A problem as `list` and `explain` take it: M N K, --a, --type, --group-size, --device.
 struct ProblemOptions {
-  std::vector<std::int64_t> mnk;
+  std::optional<std::int64_t> m, n, k;  // all or none
   DataType a_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size = 128;

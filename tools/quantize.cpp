@@ -259,14 +259,18 @@ Examples:
   machete quantize model.safetensors --dry-run --skip '*.down_proj')");
   auto options = std::make_shared<Options>();
   command
-      ->add_option("input", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
+      ->add_option("INPUT", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
       ->required()
-      ->option_text("INPUT");
+      ->option_text(" ");
   command->add_option("-o,--output", options->output, "the .safetensors file to write")->type_name("FILE");
   add_weight_type(*command, options->quantize.type);
   add_group_size(*command, options->quantize.group_size);
-  command->add_option("--only", options->filter.only, "quantise these, whatever their names")->type_name("GLOB");
-  command->add_option("--skip", options->filter.skip, "leave these alone")->type_name("GLOB");
+  command->add_option("--only", options->filter.only, "quantise these, whatever their names; may be repeated")
+      ->allow_extra_args(false)
+      ->option_text("GLOB");
+  command->add_option("--skip", options->filter.skip, "leave these alone; may be repeated")
+      ->allow_extra_args(false)
+      ->option_text("GLOB");
   command->add_flag("--no-search", options->no_search, "take scales from the largest value; faster, less exact");
   command->add_flag("--dry-run", options->dry_run, "show what would be quantised, write nothing");
   add_json(*command, options->json);

@@ -90,7 +90,7 @@ Result<double> time_runs(const Plan& plan, const Arguments& arguments, void* wor
   using Clock = std::chrono::steady_clock;
   const bool cuda = plan.device().backend == Backend::kCuda;
   const int batch = cuda ? 20 : 1;
-  constexpr int kSamples = 5;
+  constexpr std::size_t kSamples = 9;
   constexpr double kEnoughUs = 200'000;
   std::vector<double> samples;
   double spent_us = 0;
@@ -332,12 +332,12 @@ std::string schedules_of(const LayerResult& result) {
 }
 
 void print_table(const Options& options, const Outcome& outcome) {
-  std::vector<Table::Column> columns = {{"layer", Align::kLeft}, {"shape [N, K]"}, {"bits"}, {"before"}, {"after"},
-                                        {"quant. error"}};
+  std::vector<Table::Column> columns = {{"layer", Align::kLeft}, {"shape\n[N, K]"}, {"bits/\nweight"},
+                                        {"size\nbefore"},        {"size\nafter"},   {"quant.\nerror"}};
   for (DataType type : options.a_types) {
-    columns.push_back({fmt::format("{}: error/bound", name_of(type))});
-    columns.push_back({"rel. error"});
-    columns.push_back({"time"});
+    for (const char* what : {"err/bound", "rel. err", "time"}) {
+      columns.push_back({fmt::format("{}\n{}", name_of(type), what)});
+    }
   }
   columns.push_back({"schedule", Align::kLeft});
   Table table(std::move(columns));
@@ -388,9 +388,9 @@ void print_table(const Options& options, const Outcome& outcome) {
   fmt::print("{} on {}, {} tokens of random activations\n\n", outcome.path, to_string(outcome.device), options.m);
   table.print();
   fmt::print(
-      "\nerror/bound: the worst element's error against fp64, as a fraction of what rounding explains; 1 or more "
-      "fails.\n");
-  if (!outcome.has_reference) fmt::print("quant. error: as the file says; --reference ORIGINAL measures it.\n");
+      "\nerr/bound: the worst element's distance from fp64, as a fraction of what rounding explains; above 1 fails\n"
+      "rel. err: |D - reference| / |reference|; quant. error: |W - quantised W| / |W|{}\n",
+      outcome.has_reference ? "" : ", as the file says; --reference ORIGINAL measures it");
 }
 
 Status verify(const Options& options) {
@@ -436,9 +436,9 @@ Examples:
   machete verify model-u4b8.safetensors --reference model.safetensors --m 1
   machete verify model-u4b8.safetensors --a bf16 --device cpu --json)");
   auto options = std::make_shared<Options>();
-  command->add_option("file", options->file, "what 'machete quantize' wrote")->required()->option_text("FILE");
+  command->add_option("FILE", options->file, "what 'machete quantize' wrote")->required()->option_text(" ");
   command->add_option("--reference", options->reference, "the checkpoint it was made of")->type_name("ORIGINAL");
-  command->add_option("--m", options->m, "tokens; default 32")->check(CLI::Range(1, 65536))->type_name("M");
+  command->add_option("--m", options->m, "tokens; default 32")->check(CLI::Range(1, 65536))->option_text("M");
   add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
   command->add_option("--seed", options->seed, "of the activations; default 0")->type_name("SEED");
   add_device(*command, options->device);

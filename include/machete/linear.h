@@ -14,6 +14,10 @@ namespace machete {
 struct PlanOptions {
   Device device = default_device();
   std::string schedule;  // force this one; empty lets the planner choose
+  // Programmatic dependent launch (CUDA): the kernel may start while the one ahead in the stream still runs. It fetches
+  // weights meanwhile and waits before it reads activations or writes anything; so the kernel ahead may write the
+  // activations, but not the weight.
+  bool overlap = false;
 };
 
 namespace internal {

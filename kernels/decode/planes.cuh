@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cute/config.hpp>
+#include <cute/arch/util.hpp>
 
 #include "kernels/decode/config.h"
 
@@ -24,11 +24,34 @@ struct Planes {
   float* factors;        // [slots of K][kBlocks * 8]
   int* special;          // [kTokens]
 
-  /// A warp converts one slot of one token. `row` is the token's activations, of which k exist.
-  __device__ void convert(const Element* row, int k, bool aligned, int slot, int token) const {
+  /// Starts bringing a slot of a token, eight activations a lane, to where its digits will be. `row` is the token's
+  /// activations, of which k exist; rows start on 16 bytes if aligned. The kernel ahead may just have written them:
+  /// nothing here goes through the read-only cache. wait() completes it.
+  __device__ void fetch(const Element* row, int k, bool aligned, int slot, int token) const {
+    const int first = slot * Config::kSlotK + static_cast<int>(threadIdx.x) % 32 * 8;
+    uint4* raw = raw_of(slot, token);
+    if (aligned && first + 8 <= k) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(cute::cast_smem_ptr_to_uint(raw)), "l"(row + first)
+                   : "memory");
+    } else {
+      auto* half = reinterpret_cast<std::uint16_t*>(raw);
+#pragma unroll 1
+      for (int i = 0; i < 8; ++i) {
+        half[i] = first + i < k ? *reinterpret_cast<const volatile std::uint16_t*>(row + first + i) : std::uint16_t{0};
+      }
+    }
+  }
+  __device__ static void wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+  /// A warp turns what it has fetched into digits, in place.
+  __device__ void convert(int slot, int token) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const uint4 raw = *raw_of(slot, token);
+    __syncwarp();
     float x[8];
-    load(row, slot * Config::kSlotK + lane * 8, k, aligned, x);
+    const auto* values = reinterpret_cast<const Element*>(&raw);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = static_cast<float>(values[i]);
 
     std::uint32_t largest = 0;
 #pragma unroll
@@ -68,24 +91,11 @@ struct Planes {
   }
 
  private:
-  __device__ static void load(const Element* row, int first, int k, bool aligned, float (&x)[8]) {
-    if (aligned && first + 8 <= k) {
-      uint4 packed;  // written by the kernel ahead: not through the read-only cache
-      asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(packed.x), "=r"(packed.y), "=r"(packed.z), "=r"(packed.w)
-                   : "l"(row + first)
-                   : "memory");
-      const auto* values = reinterpret_cast<const Element*>(&packed);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] = static_cast<float>(values[i]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        x[i] = first + i < k ? static_cast<float>(
-                                   Element::bitcast(*reinterpret_cast<const volatile std::uint16_t*>(row + first + i)))
-                             : 0.f;
-      }
-    }
+  // The digits of a tile take 192 bytes a token, its activations 128.
+  __device__ uint4* raw_of(int slot, int token) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    return reinterpret_cast<uint4*>(words + slot * Config::kPlaneWords + lane / 8 * Config::kTileWords +
+                                    token * Config::kDigits * 16 + lane % 8 * 4);
   }
 
   // Four k's, three digits each: a word for each digit's column.

@@ -31,8 +31,9 @@ struct Params {
   epilogue::Store<typename Config::Element> store;
   Raster raster;
   Groups groups;
-  int steps;   // of the main loop over all of K
-  int splits;  // CTAs a cluster
+  int steps;     // of the main loop over all of K
+  int splits;    // CTAs a cluster
+  bool overlap;  // launched while the kernel ahead may still run
 };
 
 /// A whole tile through the small staging buffer, some tokens at a time.
@@ -83,6 +84,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);
   const int warp = cutlass::canonical_warp_idx_sync();
 
+  if (params.overlap) asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x == 0) {
     for (int i = 0; i < Config::kStages; ++i) {
       Barrier::init(&shared.full[i], 1);
@@ -104,7 +106,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
       cute::prefetch_tma_descriptor(&params.maps.weights);
       cute::prefetch_tma_descriptor(&params.maps.activations);
       cute::prefetch_tma_descriptor(&params.maps.scales);
-      Producer<Config> producer{params.maps, shared, params.groups, params.raster.m_tiles == 1, {}};
+      Producer<Config> producer(params.maps, shared, params.groups, params.raster.m_tiles == 1);
+      if (params.overlap) {
+        if (first < params.raster.size()) producer.prefetch(params.raster(first), range);
+        asm volatile("griddepcontrol.wait;" ::: "memory");  // what the kernel ahead writes is there
+      }
       for (int index = first; index < params.raster.size(); index += stride) producer.load(params.raster(index), range);
     }
     __syncwarp();

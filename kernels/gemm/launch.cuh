@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "kernels/gemm/gemm.cuh"
+#include "kernels/gemm/groups.h"
 #include "kernels/kernel.h"
 #include "kernels/tensor_map.h"
 
@@ -14,18 +15,12 @@ namespace machete::gemm {
 
 template <class Config>
 int prepare() {
-  return cudaFuncSetAttribute(gemm<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              sizeof(typename Config::SharedStorage));
-}
-
-inline Groups groups_of(const packing::Shape& shape, int tile_k) {
-  const int size = static_cast<int>(shape.packed_group_size);
-  Groups groups;
-  groups.tiles_per_group = size % layout::kTileK == 0 ? size / layout::kTileK : 0;
-  groups.groups_per_tile = groups.fine() ? layout::kTileK / size : 0;
-  // A stage starts anywhere in a group; groups that divide it start with it.
-  groups.per_stage = tile_k % size == 0 ? tile_k / size : size % tile_k == 0 ? 1 : tile_k / size + 2;
-  return groups;
+  const cudaError_t error = cudaFuncSetAttribute(gemm<Config>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 sizeof(typename Config::SharedStorage));
+  if (error != cudaSuccess) return error;
+  // Kernels that divide an SM's memory differently cannot follow each other without a pause.
+  return cudaFuncSetAttribute(gemm<Config>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared);
 }
 
 template <class Config>
@@ -67,6 +62,7 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.raster = {ceil_div(launch.shape.n, Config::kTileN), ceil_div(launch.m, Config::kTileM)};
   params.steps = ceil_div(launch.shape.k, Config::kTileK * Config::kStagesPerStep);
   params.splits = launch.splits;
+  params.overlap = launch.overlap;
 
   const bool several_tiles = Config::kPersistent && launch.splits == 1;  // a CTA takes
   cudaLaunchConfig_t config = {};
@@ -75,11 +71,13 @@ int launch(const kernels::Launch& launch, void* stream) {
   config.blockDim = dim3(Config::kThreads);
   config.dynamicSmemBytes = sizeof(typename Config::SharedStorage);
   config.stream = static_cast<cudaStream_t>(stream);
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(launch.splits), 1, 1};
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(launch.splits), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = attributes;
+  config.numAttrs = launch.overlap ? 2 : 1;
   return cudaLaunchKernelEx(&config, gemm<Config>, params);
 }
 

@@ -37,43 +37,78 @@ struct TensorMaps {
 
 /// One thread that keeps the ring full.
 template <class Config>
-struct Producer {
-  static_assert(Config::kTileK <= 256, "a TMA box has at most 256 elements a side");
+class Producer {
+ public:
+  __device__ Producer(const TensorMaps& maps, typename Config::SharedStorage& shared, Groups groups, bool weights_once)
+      : maps_(maps),
+        shared_(shared),
+        groups_(groups),
+        weight_hint_(static_cast<std::uint64_t>(weights_once ? cute::TMA::CacheHintSm90::EVICT_FIRST
+                                                             : cute::TMA::CacheHintSm90::EVICT_NORMAL)) {}
 
-  const TensorMaps& maps;
-  typename Config::SharedStorage& shared;
-  Groups groups;
-  bool weights_once;  // no other CTA reads these weights: let them leave L2 first
-  Stage<Config::kStages> stage;
-
-  __device__ void load(WorkTile tile, StageRange range) {
-    using namespace cute;
-    constexpr int kRank = Config::kStrips;
-    const auto weight_hint =
-        static_cast<std::uint64_t>(weights_once ? TMA::CacheHintSm90::EVICT_FIRST : TMA::CacheHintSm90::EVICT_NORMAL);
-    const auto shared_hint = static_cast<std::uint64_t>(TMA::CacheHintSm90::EVICT_LAST);
-    const std::uint32_t bytes =
-        Config::kWeightBytes + Config::kActivationBytes + kRank * groups.per_stage * layout::kStripRows * 2;
-    GroupCursor cursor(groups, range.begin * Config::kTiles);
-    for (int block = range.begin; block < range.end; ++block) {
-      Barrier::wait(&shared.empty[stage.index], stage.phase ^ 1);
-      std::uint64_t* full = &shared.full[stage.index];
-      TransactionBarrier::arrive_and_expect_tx(full, bytes);
-      SM90_TMA_LOAD_2D::copy(&maps.weights, full, weight_hint, shared.pipeline.weights[stage.index],
-                             block * Config::kTileK, tile.n * kRank);
-      auto* activations = shared.pipeline.activations + stage.index * Config::kTileM * Config::kTileK;
-#pragma unroll
-      for (int t = 0; t < Config::kTiles; ++t) {
-        SM90_TMA_LOAD_2D::copy(&maps.activations, full, shared_hint, activations + t * Config::kTileM * layout::kTileK,
-                               block * Config::kTileK + t * layout::kTileK, tile.m * Config::kTileM);
-      }
-      SM90_TMA_LOAD_3D::copy(&maps.scales, full, shared_hint, shared.pipeline.scales[stage.index], 0, cursor.group(),
-                             tile.n * kRank);
-#pragma unroll
-      for (int t = 0; t < Config::kTiles; ++t) cursor.advance();
+  /// Starts on the weights of the first tile, which no kernel ahead in the stream writes, as far as the ring reaches.
+  /// Their activations follow with load().
+  __device__ void prefetch(WorkTile tile, StageRange range) {
+    Stage<Config::kStages> stage;
+    GroupCursor cursor(groups_, range.begin * Config::kTiles);
+    prefetched_ = min(range.end - range.begin, Config::kStages);
+    for (int i = 0; i < prefetched_; ++i) {
+      load_weights(tile, range.begin + i, stage.index, cursor);
       stage.advance();
     }
   }
+
+  __device__ void load(WorkTile tile, StageRange range) {
+    GroupCursor cursor(groups_, range.begin * Config::kTiles);
+    for (int block = range.begin; block < range.end; ++block) {
+      if (prefetched_ > 0) {
+        --prefetched_;
+        advance(cursor);
+      } else {
+        Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
+        load_weights(tile, block, stage_.index, cursor);
+      }
+      load_activations(tile, block, stage_.index);
+      stage_.advance();
+    }
+  }
+
+ private:
+  static_assert(Config::kTileK <= 256, "a TMA box has at most 256 elements a side");
+  static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
+
+  __device__ void load_weights(WorkTile tile, int block, int stage, GroupCursor& cursor) {
+    std::uint64_t* full = &shared_.full[stage];
+    TransactionBarrier::arrive_and_expect_tx(full, Config::kWeightBytes + Config::kActivationBytes +
+                                                       Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
+    cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.pipeline.weights[stage],
+                                 block * Config::kTileK, tile.n * Config::kStrips);
+    cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.pipeline.scales[stage], 0, cursor.group(),
+                                 tile.n * Config::kStrips);
+    advance(cursor);
+  }
+
+  __device__ void load_activations(WorkTile tile, int block, int stage) {
+    auto* activations = shared_.pipeline.activations + stage * Config::kTileM * Config::kTileK;  // [64 k][BLK_M]
+#pragma unroll
+    for (int t = 0; t < Config::kTiles; ++t) {
+      cute::SM90_TMA_LOAD_2D::copy(&maps_.activations, &shared_.full[stage], kSharedHint,
+                                   activations + t * Config::kTileM * layout::kTileK,
+                                   block * Config::kTileK + t * layout::kTileK, tile.m * Config::kTileM);
+    }
+  }
+
+  __device__ static void advance(GroupCursor& cursor) {
+#pragma unroll
+    for (int t = 0; t < Config::kTiles; ++t) cursor.advance();
+  }
+
+  const TensorMaps& maps_;
+  typename Config::SharedStorage& shared_;
+  Groups groups_;
+  std::uint64_t weight_hint_;
+  Stage<Config::kStages> stage_;
+  int prefetched_ = 0;
 };
 
 }  // namespace machete::gemm

@@ -47,7 +47,8 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
                                                 problem.m, problem.n, tiles)};
 }
 
-Status plan_cuda(const std::string& forced, internal::PlanState* state) {
+Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
+  const std::string& forced = options.schedule;
   const Problem& problem = state->problem;
   const auto kernels = registry::matching(problem.w_type, problem.a_type);
   if (kernels.empty()) {
@@ -88,6 +89,8 @@ Status plan_cuda(const std::string& forced, internal::PlanState* state) {
 
   state->encode_tensor_map = *encoder;
   state->sms = gpu->sms;
+  // A copy of the activations ahead of the kernel is a launch of its own, and not one that waits.
+  state->overlap = options.overlap && !needs_realignment(problem, state->schedule);
   state->realign = needs_realignment(problem, state->schedule);
   state->workspace_size = workspace_of(problem, state->schedule);
   state->schedule_name = state->schedule.name();
@@ -112,7 +115,7 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options) {
   state->device = options.device;
   state->shape = packing::shape_of(valid->n, valid->k, valid->group_size);
   if (options.device.backend == Backend::kCuda) {
-    status = plan_cuda(options.schedule, state.get());
+    status = plan_cuda(options, state.get());
     if (!status.ok()) return status;
   } else {
     if (!options.schedule.empty() && options.schedule != kCpuSchedule) {

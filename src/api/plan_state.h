@@ -19,7 +19,8 @@ struct PlanState {
 
   // CUDA only
   planner::Schedule schedule;
-  int sms = 0;          // of the device
+  int sms = 0;  // of the device
+  bool overlap = false;
   bool realign = false;  // the rows of A do not start on 16 bytes: copy them into the workspace first
   void* encode_tensor_map = nullptr;
 };

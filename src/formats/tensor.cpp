@@ -60,6 +60,7 @@ Result<std::int64_t> bytes_of_tensor(const TensorInfo& info) {
   std::int64_t bits = bits_of_dtype(info.dtype);
   if (bits == 0) {
     std::vector<std::string_view> names;
+    names.reserve(kDtypes.size());
     for (const Dtype& known : kDtypes) names.push_back(known.name);
     return error(fmt::format("dtype {} is unknown; known are {}", quote(info.dtype), fmt::join(names, ", ")));
   }
@@ -81,13 +82,14 @@ Result<std::vector<float>> to_floats(const Tensor& tensor) {
     return Status(StatusCode::kUnsupported, fmt::format("tensor {}: dtype {} must be F64, F32, F16 or BF16",
                                                         quote(tensor.name), quote(tensor.dtype)));
   }
-  const std::size_t element = static_cast<std::size_t>(bits_of_dtype(tensor.dtype)) / 8;
+  const std::optional<DataType> type = data_type_of(tensor.dtype);
+  const std::size_t element = type ? bytes_of(*type) : sizeof(double);
   const std::size_t count = tensor.bytes / element;
   std::vector<float> values(count);
   if (count == 0) return values;
-  if (tensor.dtype == "F32") {
+  if (type == DataType::kF32) {
     std::memcpy(values.data(), tensor.data, tensor.bytes);
-  } else if (tensor.dtype == "F64") {
+  } else if (!type) {  // F64
     const char* from = static_cast<const char*>(tensor.data);
     for (std::size_t i = 0; i < count; ++i) {
       double value = 0;
@@ -97,8 +99,7 @@ Result<std::vector<float>> to_floats(const Tensor& tensor) {
   } else {
     std::vector<std::uint16_t> aligned(count);  // the mapped bytes may not be
     std::memcpy(aligned.data(), tensor.data, tensor.bytes);
-    reference::to_floats(*data_type_of(tensor.dtype), aligned.data(), 0, static_cast<std::int64_t>(count),
-                         values.data());
+    reference::to_floats(*type, aligned.data(), 0, static_cast<std::int64_t>(count), values.data());
   }
   return values;
 }

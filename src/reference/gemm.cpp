@@ -17,7 +17,7 @@ std::string_view name_of(InstructionSet set) {
 std::vector<InstructionSet> supported_instruction_sets() {
   std::vector<InstructionSet> sets = {InstructionSet::kBaseline};
 #if defined(__x86_64__)
-  // Both also ask the operating system whether it keeps the wide registers.
+  // These also ask whether the operating system keeps the wide registers. Every processor with AVX2 has F16C.
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     sets.push_back(InstructionSet::kAvx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&

@@ -1,0 +1,347 @@
+#pragma once
+
+/// Decode: a few tokens, so the weights are everything. They are read once, by bulk copies that start before the
+/// activations are even there, and unpacked as little as possible.
+///
+///   slot (kStrips x 256 k) --TMA--> warp's own ring --LDS.128--> words: & 0xf0f0f0f0, << 4 & 0xf0f0f0f0 --> operand A,
+///   16 (q - 8) in int8 activations (256 k) --> three signed digits (planes.cuh)
+///   ----------------------------------------> operand B, a digit a column
+///                                                          mma.sync m16n8k32, int32, exact
+///   each 128 k or group: to float, times scale of the row and weight of the digit, added in fp32
+///   each row tile: sum over digits (lanes), then over the warps in order (shared memory) --> round --> D
+///
+/// A CTA owns whole rows, so nothing is reduced between CTAs; its eight warps take the slots of K in turn.
+
+#include <cutlass/bfloat16.h>
+#include <cutlass/half.h>
+
+#include "kernels/decode/config.h"
+#include "kernels/decode/planes.cuh"
+#include "kernels/decode/ring.cuh"
+
+namespace machete::decode {
+
+template <class Config>
+struct Params {
+  using Element = typename Config::Element;
+  TensorMaps maps;
+  GroupIndex groups;
+  SharedLayout<Config> shared;
+  const Element* a;             // [M, K], rows lda apart
+  Element* d;                   // [M, N], rows ldd apart
+  const std::uint8_t* weights;  // for tokens with Inf or NaN
+  const Element* scales;
+  std::int64_t lda;
+  std::int64_t ldd;
+  int m;
+  int n;
+  int k;
+  int k_padded;
+  int packed_groups;
+  int slots_of_k;
+  int early_slots;  // of a warp, fetched before the activations are there
+  int row_tiles;
+  int shorter;  // row tiles of a CTA; the first `longer` CTAs have one more
+  int longer;
+};
+
+__device__ inline void mma_s8(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2, std::uint32_t a3,
+                              std::uint32_t b0, std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// Row sums of a warp: [strip][block of columns][row, row + 8 | column, column + 1], in fp32, digits weighed.
+template <class Config>
+struct Sums {
+  float value[Config::kStrips][Config::kBlocks][4];
+};
+
+/// Multiplies one slot into the sums.
+template <class Config>
+struct Multiplier {
+  using Element = typename Config::Element;
+  // Integers are kept as the low bits of this float, so that one subtraction converts them. 128 k keep them below 2^22.
+  static constexpr int kOrigin = 0x4B400000;  // 1.5 * 2^23
+
+  const std::uint32_t* planes;  // [slots of K][kTiles][column][4][4]
+  const float* factors;         // [slots of K][kBlocks * 8]
+  const std::uint32_t* zero;
+  gemm::Groups groups;
+
+  __device__ void operator()(const std::uint8_t* slot, int slot_of_k, int tile_of_group, Sums<Config>& sums) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const std::uint8_t* scales = slot + Config::kWeightBytes;  // [strip][groups a slot][16]
+    float2 factor[Config::kBlocks];
+    const uint4* digits[Config::kBlocks];
+#pragma unroll
+    for (int b = 0; b < Config::kBlocks; ++b) {
+      factor[b] = *reinterpret_cast<const float2*>(factors + slot_of_k * Config::kBlocks * 8 + b * 8 + lane % 4 * 2);
+      const int column = b * 8 + lane / 4;
+      const bool used = column < Config::kColumns;
+      digits[b] = reinterpret_cast<const uint4*>(
+          used ? planes + slot_of_k * Config::kPlaneWords + column * 16 + lane % 4 * 4 : zero);
+    }
+
+    int sum[Config::kStrips][Config::kBlocks][4];
+    clear(sum);
+    int group = 0;
+    if (!groups.fine() && groups.tiles_per_group % 2 == 0) {
+      // The common case, without branches, so that loads run ahead: groups of 128, 256, ..., or one.
+#pragma unroll
+      for (int t = 0; t < Config::kTiles; t += 2) {
+        multiply_tile(slot, t, digits, sum, [](int, int) {});
+        multiply_tile(slot, t + 1, digits, sum, [](int, int) {});
+        flush_all(scales, group, factor, sum, sums);
+        tile_of_group += 2;
+        const bool next = tile_of_group == groups.tiles_per_group;
+        tile_of_group = next ? 0 : tile_of_group;
+        group += next ? 1 : 0;
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int t = 0; t < Config::kTiles; ++t) {
+      multiply_tile(slot, t, digits, sum, [&](int s, int i) {
+        if (groups.fine()) flush(scales, s, group, i, factor[i], sum[s][i], sums);
+      });
+      flush_all(scales, groups.fine() ? group + 1 : group, factor, sum, sums);
+      if (groups.fine()) {
+        group += 2;
+      } else if (++tile_of_group == groups.tiles_per_group) {
+        tile_of_group = 0;
+        ++group;
+      }
+    }
+  }
+
+ private:
+  /// One tile of every strip; half_way(strip, block) is called between its two MMAs.
+  template <class HalfWay>
+  __device__ void multiply_tile(const std::uint8_t* slot, int t, const uint4* const (&digits)[Config::kBlocks],
+                                int (&sum)[Config::kStrips][Config::kBlocks][4], HalfWay half_way) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    uint4 b[Config::kBlocks];
+#pragma unroll
+    for (int i = 0; i < Config::kBlocks; ++i) {
+      const bool used = i * 8 + lane / 4 < Config::kColumns;
+      b[i] = digits[i][used ? t * Config::kTileWords / 4 : 0];
+    }
+#pragma unroll
+    for (int s = 0; s < Config::kStrips; ++s) {
+      const auto w = *reinterpret_cast<const uint4*>(slot + (s * Config::kTiles + t) * layout::kTileBytes + lane * 16);
+#pragma unroll
+      for (int i = 0; i < Config::kBlocks; ++i) {
+        mma_s8(sum[s][i], low(w.x), high(w.x), low(w.y), high(w.y), b[i].x, b[i].y);
+        half_way(s, i);
+        mma_s8(sum[s][i], low(w.z), high(w.z), low(w.w), high(w.w), b[i].z, b[i].w);
+      }
+    }
+  }
+
+  __device__ static std::uint32_t low(std::uint32_t word) {
+    return (word << 4) & 0xf0f0f0f0u;
+  }                                                                                        // 16 (q - 8), the upper row
+  __device__ static std::uint32_t high(std::uint32_t word) { return word & 0xf0f0f0f0u; }  // the row 8 below
+
+  __device__ static void clear(int (&sum)[Config::kStrips][Config::kBlocks][4]) {
+#pragma unroll
+    for (auto& strip : sum) {
+#pragma unroll
+      for (auto& block : strip) {
+#pragma unroll
+        for (int& v : block) v = kOrigin;
+      }
+    }
+  }
+
+  __device__ void flush(const std::uint8_t* scales, int strip, int group, int block, float2 factor, int (&sum)[4],
+                        Sums<Config>& sums) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const auto pair = *reinterpret_cast<const std::uint32_t*>(
+        scales + ((strip * groups.per_stage + group) * layout::kStripRows + lane / 4 * 2) * 2);
+    const float scale[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float exact = __int_as_float(sum[i]) - __int_as_float(kOrigin);
+      float& total = sums.value[strip][block][i];
+      total = fmaf(exact, scale[i / 2] * (i % 2 == 0 ? factor.x : factor.y), total);
+      sum[i] = kOrigin;
+    }
+  }
+
+  __device__ void flush_all(const std::uint8_t* scales, int group, const float2 (&factor)[Config::kBlocks],
+                            int (&sum)[Config::kStrips][Config::kBlocks][4], Sums<Config>& sums) const {
+#pragma unroll
+    for (int s = 0; s < Config::kStrips; ++s) {
+#pragma unroll
+      for (int i = 0; i < Config::kBlocks; ++i) flush(scales, s, group, i, factor[i], sum[s][i], sums);
+    }
+  }
+
+  __device__ static float to_float(std::uint32_t bits) {
+    return static_cast<float>(Element::bitcast(static_cast<std::uint16_t>(bits)));
+  }
+};
+
+/// A row of W times a token with an Inf or a NaN, which integers cannot hold: in fp32, element by element. Slow, right
+/// and rare.
+template <class Config>
+__device__ __noinline__ float dot_product(const Params<Config>& p, int n, int token) {
+  constexpr auto tile_layout = layout::tile_layout();
+  const int strip = n / layout::kStripRows;
+  const int row = n % layout::kStripRows;
+  float sum = 0;
+#pragma unroll 1
+  for (int k = 0; k < p.k; ++k) {
+    const std::int64_t tile = std::int64_t{strip} * (p.k_padded / layout::kTileK) + k / layout::kTileK;
+    const int element = tile_layout(row, k % layout::kTileK);
+    const int code = (p.weights[tile * layout::kTileBytes + element / 2] >> (element % 2 * 4)) & 15;
+    const int tile_k = k / layout::kTileK;
+    const int group =
+        p.groups.group_of(tile_k) +
+        (p.groups.groups.fine() ? k % layout::kTileK * p.groups.groups.groups_per_tile / layout::kTileK : 0);
+    const float scale = static_cast<float>(
+        p.scales[(std::int64_t{strip} * p.packed_groups + group) * layout::kStripRows + layout::scale_layout()(row)]);
+    sum = fmaf(static_cast<float>(p.a[token * p.lda + k]), static_cast<float>((code ^ 8) - 8) * scale, sum);
+  }
+  return sum;
+}
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_constant__ Params<Config> p) {
+  using Element = typename Config::Element;
+  constexpr int kWarps = Config::kWarps;
+  extern __shared__ __align__(128) std::uint8_t raw[];
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  auto* planes = reinterpret_cast<std::uint32_t*>(raw + p.shared.planes);
+  auto* factors = reinterpret_cast<float*>(raw + p.shared.factors);
+  auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
+  auto* zero = reinterpret_cast<std::uint32_t*>(raw + p.shared.zero);
+  auto* special = reinterpret_cast<int*>(raw + p.shared.special);
+  auto* full = reinterpret_cast<std::uint64_t*>(raw + p.shared.full);
+
+  // Dependents may be launched at once: they find no room beside this CTA, and take its place when it leaves.
+  asm volatile("griddepcontrol.launch_dependents;");
+
+  // Equal shares: the first p.longer CTAs take one row tile more.
+  const auto row_tile_of = [&](unsigned cta) {
+    return static_cast<int>(cta) * p.shorter + min(static_cast<int>(cta), p.longer);
+  };
+  const int first = row_tile_of(blockIdx.x);
+  const int end = row_tile_of(blockIdx.x + 1);
+  SlotCursor<Config> cursor{first, warp};
+  while (cursor.slot >= p.slots_of_k) {
+    cursor.slot -= p.slots_of_k;
+    ++cursor.row_tile;
+  }
+  const int per_warp = p.shared.slots_per_warp;
+  Ring<Config> ring{p.maps,
+                    p.groups,
+                    raw + warp * per_warp * p.shared.slot_bytes,
+                    full + warp * per_warp,
+                    p.shared.slot_bytes,
+                    per_warp,
+                    p.slots_of_k,
+                    end,
+                    cursor};
+  if (lane == 0) {
+    cute::prefetch_tma_descriptor(&p.maps.weights);
+    cute::prefetch_tma_descriptor(&p.maps.scales);
+#pragma unroll 1
+    for (int i = 0; i < per_warp; ++i) Barrier::init(full + warp * per_warp + i, 1);
+    cutlass::arch::fence_barrier_init();
+#pragma unroll 1
+    for (int i = 0; i < p.early_slots; ++i) ring.fetch(i);
+  }
+  if (threadIdx.x < 4) zero[threadIdx.x] = 0;
+  if (threadIdx.x < Config::kTokens) special[threadIdx.x] = 0;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < p.slots_of_k * Config::kBlocks * 8; i += Config::kThreads) {
+    if (i % (Config::kBlocks * 8) >= p.m * Config::kDigits) factors[i] = 0;
+  }
+  if (p.m < Config::kTokens) {  // columns of tokens that there are not
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p.slots_of_k * Config::kPlaneWords; i += Config::kThreads)
+      planes[i] = 0;
+  }
+  __syncthreads();
+
+  asm volatile("griddepcontrol.wait;" ::: "memory");  // the activations are there
+
+  // All loads are in flight at once, ahead of the rest of the ring: what counts is the latency of L2, which nothing
+  // else hides.
+  const Planes<Config> convert{planes, factors, special};
+  const bool aligned = p.lda % 8 == 0;
+#pragma unroll 1
+  for (int slot = warp; slot < p.slots_of_k; slot += kWarps) {
+#pragma unroll 1
+    for (int token = 0; token < p.m; ++token) convert.fetch(p.a + token * p.lda, p.k, aligned, slot, token);
+  }
+  if (lane == 0) {
+#pragma unroll 1
+    for (int i = p.early_slots; i < per_warp; ++i) ring.fetch(i);
+  }
+  convert.wait();
+#pragma unroll 1
+  for (int slot = warp; slot < p.slots_of_k; slot += kWarps) {
+#pragma unroll 1
+    for (int token = 0; token < p.m; ++token) convert.convert(slot, token);
+  }
+  __syncthreads();
+
+  const Multiplier<Config> multiply{planes, factors, zero, p.groups.groups};
+  for (int row_tile = first; row_tile < end; ++row_tile) {
+    Sums<Config> sums = {};
+    while (cursor.row_tile == row_tile) {
+      const int tile = cursor.slot * Config::kTiles;
+      const int tile_of_group =
+          p.groups.groups.fine() ? 0 : tile - p.groups.group_of(tile) * p.groups.groups.tiles_per_group;
+      multiply(ring.wait(), cursor.slot, tile_of_group, sums);
+      ring.release();
+      cursor.advance(p.slots_of_k);
+    }
+
+    // Digits are added within the quad of lanes, then the warps' sums in order.
+    float* own = partial + ((row_tile & 1) * kWarps + warp) * Config::kTokens * Config::kRows;  // [kTokens][kRows]
+#pragma unroll
+    for (int s = 0; s < Config::kStrips; ++s) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float by_token[Config::kTokens] = {};
+#pragma unroll
+        for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int token = (b * 8 + lane % 4 * 2 + i) / Config::kDigits;
+#pragma unroll
+            for (int t = 0; t < Config::kTokens; ++t) by_token[t] += token == t ? sums.value[s][b][half * 2 + i] : 0.f;
+          }
+        }
+#pragma unroll
+        for (int t = 0; t < Config::kTokens; ++t) {
+          by_token[t] += __shfl_xor_sync(~0u, by_token[t], 1);
+          by_token[t] += __shfl_xor_sync(~0u, by_token[t], 2);
+          if (lane % 4 == 0) own[t * Config::kRows + s * layout::kStripRows + half * 8 + lane / 4] = by_token[t];
+        }
+      }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p.m * Config::kRows; i += Config::kThreads) {
+      const int token = i / Config::kRows;
+      const int n = row_tile * Config::kRows + i % Config::kRows;
+      if (n >= p.n) continue;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w)
+        sum += partial[((row_tile & 1) * kWarps + w) * Config::kTokens * Config::kRows + i];
+      if (special[token] != 0) sum = dot_product(p, n, token);
+      p.d[token * p.ldd + n] = Element(sum);
+    }
+  }
+}
+
+}  // namespace machete::decode

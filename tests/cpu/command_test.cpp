@@ -1,0 +1,257 @@
+// The machete command as its users meet it: exit status, one clear line on errors, JSON for machines.
+#ifdef MACHETE_COMMAND
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "formats/checkpoint.h"
+#include "formats/manifest.h"
+#include "formats/safetensors.h"
+
+namespace machete {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int status = -1;
+  std::string out;
+  std::string err;
+};
+
+class Command : public ::testing::Test {
+ protected:
+  Command() {
+    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() / fmt::format("machete-command-{}-{}", test->name(), ::getpid());
+    fs::create_directories(folder_);
+  }
+  ~Command() override {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  static std::string get(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+
+  /// Runs it in the test's folder.
+  Outcome machete(const std::string& arguments) const {
+    const std::string line =
+        fmt::format("cd '{}' && '{}' {} 2>'{}'", folder_.string(), MACHETE_COMMAND, arguments, path("stderr"));
+    Outcome outcome;
+    std::FILE* pipe = ::popen(line.c_str(), "r");
+    if (pipe == nullptr) return outcome;
+    std::array<char, 4096> buffer;
+    while (const std::size_t count = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
+      outcome.out.append(buffer.data(), count);
+    }
+    const int status = ::pclose(pipe);
+    outcome.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+    outcome.err = get(path("stderr"));
+    return outcome;
+  }
+
+  /// Runs it, expecting one line of error.
+  std::string failure(const std::string& arguments, int status) const {
+    const Outcome outcome = machete(arguments);
+    EXPECT_EQ(outcome.status, status) << arguments;
+    EXPECT_THAT(outcome.err, StartsWith("machete: error: ")) << arguments;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_EQ(outcome.out, "") << arguments;
+    return outcome.err;
+  }
+
+  Json json(const std::string& arguments, int status = 0) const {
+    const Outcome outcome = machete(arguments + " --json");
+    EXPECT_EQ(outcome.status, status) << outcome.err;
+    const Json value = Json::parse(outcome.out, nullptr, /*allow_exceptions=*/false);
+    EXPECT_FALSE(value.is_discarded()) << outcome.out;
+    return value;
+  }
+
+  /// A model with two linear layers of unfriendly sizes, an embedding and a bias.
+  std::string write_model(const std::string& name = "model.safetensors") const {
+    using formats::TensorInfo;
+    const std::vector<TensorInfo> tensors = {{"a.weight", "F32", {40, 72}},
+                                             {"a.bias", "F32", {40}},
+                                             {"b.weight", "F32", {17, 129}},
+                                             {"embeddings.weight", "F32", {5, 8}}};
+    Result<formats::SafetensorsWriter> writer =
+        formats::SafetensorsWriter::create(path(name), tensors, {{"format", "pt"}});
+    EXPECT_TRUE(writer.ok());
+    for (const TensorInfo& tensor : tensors) {
+      std::vector<float> values(static_cast<std::size_t>(*formats::bytes_of_tensor(tensor)) / sizeof(float));
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(0.7f * static_cast<float>(i * i % 1009));
+      EXPECT_TRUE(writer->write(tensor.name, values.data(), values.size() * sizeof(float)).ok());
+    }
+    EXPECT_TRUE(writer->commit({{"format", "pt"}}).ok());
+    return path(name);
+  }
+
+ private:
+  fs::path folder_;
+};
+
+TEST_F(Command, HelpsWithEveryCommand) {
+  const Outcome help = machete("--help");
+  EXPECT_EQ(help.status, 0);
+  for (const std::string command : {"info", "list", "explain", "quantize", "verify", "bench"}) {
+    EXPECT_THAT(help.out, HasSubstr(command));
+    const Outcome outcome = machete(command + " --help");
+    EXPECT_EQ(outcome.status, 0);
+    EXPECT_THAT(outcome.out, HasSubstr("Usage: "));
+  }
+  EXPECT_THAT(machete("--version").out, StartsWith("machete "));
+}
+
+TEST_F(Command, AnswersWrongUsageWithStatus2) {
+  EXPECT_EQ(machete("").status, 2);
+  EXPECT_THAT(failure("frobnicate", 2), HasSubstr("frobnicate"));
+  EXPECT_THAT(failure("info --frobnicate", 2), HasSubstr("machete info --help"));
+  EXPECT_THAT(failure("explain 1 2", 2), HasSubstr("K"));
+  EXPECT_THAT(failure("list 1", 2), HasSubstr("N"));
+  EXPECT_THAT(failure("explain 1 2 x", 2), HasSubstr("x"));
+  EXPECT_THAT(failure("explain 1 64 64 --a int8", 2), HasSubstr("int8"));
+  EXPECT_THAT(failure("explain 1 64 64 --group-size 17", 2), HasSubstr("multiple of 16"));
+  EXPECT_THAT(failure("explain 1 64 64 --device cuda:x", 2), HasSubstr("cuda:NUMBER"));
+  EXPECT_THAT(failure("quantize model.safetensors", 2), HasSubstr("--output"));
+  EXPECT_THAT(failure("verify", 2), HasSubstr("FILE"));
+  EXPECT_THAT(failure("verify x --m 0", 2), HasSubstr("0"));
+}
+
+TEST_F(Command, DescribesItself) {
+  const Json info = json("info");
+  EXPECT_FALSE(info["version"].get<std::string>().empty());
+  EXPECT_FALSE(info["kernels"].empty());
+  EXPECT_TRUE(info["build"]["cuda"].is_boolean());
+  EXPECT_EQ(json("list")["kernels"].size(), info["kernels"].size());
+  EXPECT_THAT(machete("info").out, HasSubstr("kernel"));
+  EXPECT_THAT(machete("info").out, Not(HasSubstr("\033"))) << "colours are for terminals";
+}
+
+TEST_F(Command, ExplainsAndLists) {
+  const Json explained = json("explain 16 300 200 --device cpu --group-size 64 --a f16");
+  EXPECT_EQ(explained["problem"]["n"], 300);
+  EXPECT_EQ(explained["problem"]["a_type"], "f16");
+  ASSERT_FALSE(explained["candidates"].empty());
+  const Json listed = json("list 16 300 200 --device cpu --group-size 64 --a f16");
+  EXPECT_EQ(listed["schedules"], explained["candidates"]);
+  const auto name = explained["schedule"].get<std::string>();
+  EXPECT_EQ(json("explain 16 300 200 --device cpu --schedule " + name)["schedule"], name);
+  EXPECT_THAT(failure("explain 16 300 200 --device cpu --schedule nonsense", 1), HasSubstr("nonsense"));
+  EXPECT_THAT(failure("explain -- -1 300 200", 1), HasSubstr("-1"));
+}
+
+TEST_F(Command, QuantizesAndVerifies) {
+  write_model();
+  for (const char* group_size : {"-1", "16", "64", "128"}) {
+    const Json done = json(fmt::format("quantize model.safetensors -o q.safetensors --group-size={}", group_size));
+    ASSERT_EQ(done["layers"].size(), 2u);
+    EXPECT_EQ(done["total"]["kept_tensors"], 2);
+    EXPECT_GT(done["layers"][0]["quantization_error"], 0);
+    const Json verified = json("verify q.safetensors --reference model.safetensors --m 5 --device cpu");
+    EXPECT_TRUE(verified["passed"].get<bool>()) << verified.dump(2);
+    EXPECT_EQ(verified["tensors_as_in_reference"], 2);
+    ASSERT_EQ(verified["layers"].size(), 2u);
+    ASSERT_EQ(verified["layers"][0]["runs"].size(), 2u);
+    EXPECT_EQ(verified["layers"][0]["quantization_error"], done["layers"][0]["quantization_error"]);
+  }
+  const Outcome table = machete("verify --device cpu --a bf16 q.safetensors");
+  EXPECT_EQ(table.status, 0) << table.err;
+  EXPECT_THAT(table.out, HasSubstr("passed: all 2 layers"));
+}
+
+TEST_F(Command, QuantizesTheSameBytesTwice) {
+  write_model();
+  ASSERT_EQ(machete("quantize model.safetensors -o 1.safetensors").status, 0);
+  ASSERT_EQ(machete("quantize . -o 2.safetensors").status, 1) << "the folder now holds two checkpoints";
+  ASSERT_EQ(machete("quantize model.safetensors -o 2.safetensors").status, 0);
+  EXPECT_EQ(get(path("1.safetensors")), get(path("2.safetensors")));
+}
+
+TEST_F(Command, ChoosesLayersByGlob) {
+  write_model();
+  const auto names = [this](const std::string& options) {
+    const Json done = json("quantize model.safetensors --dry-run " + options);
+    std::vector<std::string> found;
+    for (const Json& layer : done["layers"]) found.push_back(layer["name"]);
+    std::sort(found.begin(), found.end());
+    return found;
+  };
+  EXPECT_EQ(names(""), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(names("--skip a"), (std::vector<std::string>{"b"}));
+  EXPECT_EQ(names("--only 'embed*' --only b.weight"), (std::vector<std::string>{"b", "embeddings"}));
+  EXPECT_THAT(failure("quantize model.safetensors --dry-run --only c", 1), HasSubstr("'c' matches no"));
+  EXPECT_THAT(failure("quantize model.safetensors --dry-run --skip '*'", 1), HasSubstr("no linear layer"));
+}
+
+TEST_F(Command, RefusesToQuantizeWhatItShouldNot) {
+  const std::string model = write_model();
+  const std::string before = get(model);
+  EXPECT_THAT(failure("quantize model.safetensors -o ./model.safetensors", 1), HasSubstr("part of the input"));
+  EXPECT_EQ(get(model), before);
+  EXPECT_THAT(failure("quantize absent.safetensors -o q.safetensors", 1), HasSubstr("absent.safetensors"));
+  EXPECT_THAT(failure("quantize model.safetensors -o absent/q.safetensors", 1), HasSubstr("absent/"));
+  ASSERT_EQ(machete("quantize model.safetensors -o q.safetensors").status, 0);
+  EXPECT_THAT(failure("quantize q.safetensors -o r.safetensors", 1), HasSubstr("quantised already"));
+  EXPECT_THAT(failure("verify model.safetensors", 1), HasSubstr("no machete manifest"));
+}
+
+TEST_F(Command, NoticesDamage) {
+  write_model();
+  ASSERT_EQ(machete("quantize model.safetensors -o q.safetensors").status, 0);
+  const std::string whole = get(path("q.safetensors"));
+  const auto damage = [&](const char* tensor) {
+    const Result<formats::Checkpoint> checkpoint = formats::Checkpoint::open(path("q.safetensors"));
+    const auto* first = static_cast<const char*>(checkpoint->files()[0].tensors()[0].data);
+    const auto* data = static_cast<const char*>(checkpoint->find(tensor)->data);
+    std::size_t bytes = 0;
+    for (const auto& each : checkpoint->tensors()) bytes += each.bytes;
+    std::string damaged = whole;
+    char& byte = damaged[whole.size() - bytes + static_cast<std::size_t>(data - first) + 1];
+    byte = static_cast<char>(byte ^ 0x10);
+    std::ofstream(path("d.safetensors"), std::ios::binary) << damaged;
+  };
+  damage("a.qweight");
+  const Json verified = json("verify d.safetensors --reference model.safetensors --device cpu", 1);
+  EXPECT_FALSE(verified["passed"].get<bool>());
+  EXPECT_THAT(verified["faults"][0], HasSubstr("the manifest says"));
+  damage("a.bias");
+  EXPECT_THAT(machete("verify d.safetensors --reference model.safetensors --device cpu").err,
+              HasSubstr("\"a.bias\": differs"));
+  std::ofstream(path("d.safetensors"), std::ios::binary) << whole.substr(0, whole.size() / 2);
+  EXPECT_THAT(failure("verify d.safetensors", 1), HasSubstr("d.safetensors"));
+}
+
+TEST_F(Command, SaysWhereTheBenchmarkCannotRun) {
+  if (json("info")["build"]["cuda"].get<bool>()) GTEST_SKIP() << "this build has a CUDA backend";
+  EXPECT_THAT(failure("bench --suite llama8b", 1), HasSubstr("no CUDA backend"));
+}
+
+}  // namespace
+}  // namespace machete
+
+#endif  // MACHETE_COMMAND

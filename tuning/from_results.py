@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Makes a tuning table from a benchmark of all schedules.
+
+    machete bench --suite llama8b,llama70b,deepseek --all-schedules --json results.json
+    tuning/from_results.py results.json "NVIDIA H100" > tuning/h100.json
+
+For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
+the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+
+
+def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
+    """The best schedule by shape and tokens, merged along the tokens."""
+    times: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for row in rows:
+        if row["us"] is not None:
+            times[row["n"], row["k"]][row["m"]][row["schedule"]] = row["us"]
+    entries = []
+    for (n, k), by_m in sorted(times.items()):
+        merged: list[dict] = []
+        for m, by_schedule in sorted(by_m.items()):
+            best = min(by_schedule, key=by_schedule.get)
+            last = merged[-1]["schedule"] if merged else None
+            if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (1 + tolerance):
+                merged[-1]["m_max"] = m
+            else:
+                merged.append({"n": n, "k": k, "m_max": m, "schedule": best})
+        entries += merged
+    return entries
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("gpu", help="the start of the device's name")
+    parser.add_argument("--tolerance", type=float, default=0.01)
+    arguments = parser.parse_args()
+    results = json.loads(arguments.results.read_text())
+    machine = results["machine"]
+    table = {
+        "gpu": arguments.gpu,
+        "provenance": f"machete bench --all-schedules at commit {results['commit']} on {results['date']}, "
+        f"{machine['gpu']}, driver {machine['driver']}, CUDA {machine['cuda']}, bf16, group size 128",
+        "entries": entries_of(results["rows"], arguments.tolerance),
+    }
+    head = {key: value for key, value in table.items() if key != "entries"}
+    lines = ",\n".join("    " + json.dumps(entry) for entry in table["entries"])
+    print(json.dumps(head, indent=2)[:-2] + ',\n  "entries": [\n' + lines + "\n  ]\n}")
+
+
+if __name__ == "__main__":
+    main()
