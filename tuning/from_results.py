@@ -2,7 +2,7 @@
 """Makes a tuning table from a benchmark of all schedules.
 
     machete bench --suite llama8b,llama70b,deepseek --all-schedules --json results.json
-    tuning/from_results.py results.json "NVIDIA H100" > tuning/h100.json
+    tuning/from_results.py "NVIDIA H100" results.json > tuning/h100.json
 
 For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
 the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
@@ -36,17 +36,17 @@ def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("gpu", help="the start of the device's name")
+    parser.add_argument("results", type=pathlib.Path, nargs="+", help="where several time the same, the last one counts")
     parser.add_argument("--tolerance", type=float, default=0.01)
     arguments = parser.parse_args()
-    results = json.loads(arguments.results.read_text())
-    machine = results["machine"]
+    results = [json.loads(path.read_text()) for path in arguments.results]
+    machine = results[-1]["machine"]
+    runs = ", ".join(f"commit {result['commit']} on {result['date']}" for result in results)
     table = {
         "gpu": arguments.gpu,
-        "provenance": f"machete bench --all-schedules at commit {results['commit']} on {results['date']}, "
-        f"{machine['gpu']}, driver {machine['driver']}, CUDA {machine['cuda']}, bf16, group size 128",
-        "entries": entries_of(results["rows"], arguments.tolerance),
+        "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, CUDA {machine['cuda']}, bf16, group size 128",
+        "entries": entries_of([row for result in results for row in result["rows"]], arguments.tolerance),
     }
     head = {key: value for key, value in table.items() if key != "entries"}
     lines = ",\n".join("    " + json.dumps(entry) for entry in table["entries"])

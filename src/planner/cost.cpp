@@ -32,9 +32,11 @@ constexpr double kHalvingMicroseconds = 1.7;  // each doubling of the CTAs that 
 // The share of SMs that clusters of a size keep busy: few of 4 and 8 fit into a GPC, and they start together.
 double busy_share(int splits) { return splits <= 2 ? 1 : splits == 4 ? 0.855 : 0.65; }
 
-// Weights a clock that an SM of the decode family consumes from shared memory, by eights of digit columns, measured.
-constexpr double kDecodeRate = 100;
-constexpr double kDecodeMicroseconds = 3.5;  // launch, activations to planes, reduction
+// The decode family: weights a clock that an SM consumes with many strips and eight columns of digits, what the integer
+// planes of 4096 activations cost, and everything else. Fitted like the above, to M = 1, 2, 4.
+constexpr double kDecodeRate = 55;
+constexpr double kPlanesMicroseconds = 0.09;
+constexpr double kDecodeMicroseconds = 3.8;
 
 }  // namespace
 
@@ -95,9 +97,10 @@ Estimate estimate_decode(const Problem& problem, const Schedule& schedule, const
   Estimate e;
   // Fewer CTAs than 96 do not saturate memory (docs/design-notes.md).
   e.memory_us = weight_bytes * (passes * ctas / row_tiles) * std::max(1.0, 96 / ctas) / machine.read_tb_s * 1e-6;
-  const double rate = kDecodeRate / (0.5 + 0.5 * blocks);
+  const double strips = tile.n / 16.0;
+  const double rate = kDecodeRate / (0.68 + 0.32 * blocks) * (1 - 0.5 / strips);
   e.compute_us = passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;
-  e.overhead_us = kDecodeMicroseconds;
+  e.overhead_us = kDecodeMicroseconds + kPlanesMicroseconds * static_cast<double>(problem.m * problem.k) / 4096;
   return e;
 }
 
