@@ -79,7 +79,7 @@ lint: ## clang-tidy on the core and the command, ruff on the Python; warnings ar
 docs: ## Regenerate docs/support-matrix.md from the registry
 	@scripts/setup.sh build
 	@scripts/build.sh $(BUILD) machete_cli
-	@$(BUILD)/bin/machete list --markdown > docs/support-matrix.md
+	@$(BUILD)/bin/machete list --json | scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
 .PHONY: help demo test setup build clean gpu-test sanitize bench plots check format format-check lint docs

@@ -2,7 +2,7 @@
 """Draws results of `machete bench`: microseconds and speed-up over cuBLAS, over M.
 
 Writes <suite>-chain and <suite>-linears, as PNG and SVG, for every suite in the given result files; where two files
-hold the same suite, the later one counts. Without files: the newest results of each suite under bench/results/.
+hold the same suite, the later one counts; a run with --overlap is drawn beside the one without. Without files: the newest results of each suite under bench/results/.
 """
 
 import argparse
@@ -20,7 +20,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 BENCH = Path(__file__).resolve().parent
 TITLES = {"llama8b": "Llama-3.1-8B", "llama70b": "Llama-3.1-70B", "deepseek": "DeepSeek-V3"}
-OURS = {"bf16": ("Machete bf16", "#0b6bcb", "o"), "f16": ("Machete f16", "#e8590c", "s")}
+OURS = {  # by activation type, and whether plans overlap (programmatic dependent launch)
+    ("bf16", False): ("Machete bf16", "#0b6bcb", "o"),
+    ("bf16", True): ("Machete bf16, overlap", "#74a9e0", "o"),
+    ("f16", False): ("Machete f16", "#e8590c", "s"),
+    ("f16", True): ("Machete f16, overlap", "#f2a67c", "s"),
+}
 CUBLAS_COLOUR = "#343a40"
 FLOOR_COLOUR = "#adb5bd"
 PEER_STYLES = [("#2f9e44", "^"), ("#9c36b5", "v"), ("#b08900", "D"), ("#c2255c", "P")]
@@ -121,12 +126,12 @@ def m_axis(axes, ms):
 def draw_time(axes, ours, peers):
     for label, colour, marker, line in peers:
         axes.plot(line.ms, line.us, color=colour, marker=marker, linewidth=0.9, alpha=0.85, label=label)
-    for i, (a_type, line) in enumerate(ours.items()):
-        label, colour, marker = OURS[a_type]
+    for i, (kind, line) in enumerate(ours.items()):
+        label, colour, marker = OURS[kind]
         if i == 0:
             if any(line.cublas):
                 cublas = [us or float("nan") for us in line.cublas]
-                axes.plot(line.ms, cublas, color=CUBLAS_COLOUR, linewidth=1.1, label=f"cuBLAS {a_type}")
+                axes.plot(line.ms, cublas, color=CUBLAS_COLOUR, linewidth=1.1, label=f"cuBLAS {kind[0]}")
             axes.plot(line.ms, line.floor, color=FLOOR_COLOUR, linestyle="--", linewidth=1.2, label="memory floor")
         axes.plot(line.ms, line.us, color=colour, marker=marker, label=label, zorder=3)
     axes.set_yscale("log", base=10)
@@ -140,8 +145,8 @@ def draw_ratio(axes, ours, peers):
     axes.axhline(1, color=CUBLAS_COLOUR, linewidth=1.1)
     for _, colour, marker, line in peers:
         axes.plot(*line.ratio(), color=colour, marker=marker, linewidth=0.9, alpha=0.85)
-    for a_type, line in ours.items():
-        _, colour, marker = OURS[a_type]
+    for kind, line in ours.items():
+        _, colour, marker = OURS[kind]
         axes.plot(*line.ratio(), color=colour, marker=marker, zorder=3)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}×"))
@@ -149,9 +154,9 @@ def draw_ratio(axes, ours, peers):
 
 
 def lines(records, peers, key, **wanted):
-    """Ours by activation type, and the peers' with their style; of `records`, and of the peers' list named `key`."""
-    ours = {a_type: line_of(select(records, a_type=a_type, **wanted)) for a_type in OURS}
-    ours = {a_type: line for a_type, line in ours.items() if line.ms}
+    """Ours by kind, and the peers' with their style; of `records`, and of the peers' list named `key`."""
+    ours = {(a, overlap): line_of(select(records, a_type=a, overlap=overlap, **wanted)) for a, overlap in OURS}
+    ours = {kind: line for kind, line in ours.items() if line.ms}
     all_ms = [m for line in ours.values() for m in line.ms]
     theirs = []
     for peer, (colour, marker) in zip(peers, PEER_STYLES, strict=False):
@@ -183,7 +188,7 @@ def save(figure, axes, data, suite, subject, group_size, output):
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             labelled.setdefault(label, handle)
-    columns = max(1, min(len(labelled), int((width - 0.2) / 1.34)))
+    columns = max(1, min(len(labelled), int((width - 0.2) / 1.85)))
     legend_rows = -(-len(labelled) // columns)
     names = sorted(labelled, key=legend_order)
     figure.legend(
@@ -256,15 +261,22 @@ def main():
 
     results = [(path, load(path)) for path in arguments.results] or newest_results()
     by_suite = {}
-    for path, data in results:
+    for _, data in results:
+        overlap = data.get("overlap", False)
+        for record in data["rows"] + data["chains"]:
+            record["overlap"] = overlap
         for suite in dict.fromkeys(row["suite"] for row in data["rows"]):
-            by_suite[suite] = (path, data)
+            by_suite.setdefault(suite, {})[overlap] = data
     if not by_suite:
         sys.exit("plot: there are no results under bench/results/; make some with `machete bench --json FILE`")
 
     peers = load_peers()
     with plt.rc_context(STYLE):
-        for suite, (_, data) in by_suite.items():
+        for suite, runs in by_suite.items():
+            data = dict(runs.get(False) or runs[True])  # the overlapping run is drawn into the plain one's plots
+            if len(runs) == 2:
+                data["rows"] = data["rows"] + runs[True]["rows"]
+                data["chains"] = data["chains"] + runs[True]["chains"]
             group_size = select(data["rows"], suite=suite)[0]["group_size"]
             beside = peers_of(peers, data, suite, group_size)
             plot_chain(data, beside, suite, group_size, arguments.output)

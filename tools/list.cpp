@@ -28,7 +28,9 @@ void list_all(bool json) {
       list.push_back({{"name", kernel.name},
                       {"backend", name_of(kernel.backend)},
                       {"w_type", name_of(kernel.w_type)},
-                      {"a_type", name_of(kernel.a_type)}});
+                      {"a_type", name_of(kernel.a_type)},
+                      {"max_m", kernel.max_m},
+                      {"group_sizes", kernel.group_sizes}});
     }
     fmt::print("{}\n", Json{{"kernels", list}}.dump(2));
     return;

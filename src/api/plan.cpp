@@ -149,11 +149,13 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Devic
 }
 
 std::vector<KernelInfo> list_kernels() {
+  const std::vector<std::int64_t> group_sizes = {-1, 16, 32, 48, 64, 96, 128, 256};
   std::vector<KernelInfo> kernels;
   for (const DataType type : {DataType::kBf16, DataType::kF16}) {
     KernelInfo info;
     info.name = kCpuSchedule;
     info.a_type = type;
+    info.group_sizes = group_sizes;
     kernels.push_back(info);
   }
   for (const kernels::Kernel* kernel : registry::all()) {
@@ -162,6 +164,10 @@ std::vector<KernelInfo> list_kernels() {
     info.backend = Backend::kCuda;
     info.w_type = kernel->w_type;
     info.a_type = kernel->a_type;
+    info.max_m = kernel->family == kernels::Family::kDecode ? kernel->tile.m : 0;
+    for (const std::int64_t size : group_sizes) {
+      if (kernel->refusal(packing::shape_of(4096, 4096, size), 1) == nullptr) info.group_sizes.push_back(size);
+    }
     info.registers = memory::registers_of(kernel->function);
     info.shared_memory = kernel->shared_memory(packing::shape_of(4096, 4096, 128));
     kernels.push_back(info);

@@ -2,6 +2,7 @@
 // refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
@@ -196,7 +197,7 @@ TEST(Prepack, StorageMustFit) {
 class WeightFile : public ::testing::Test {
  protected:
   void SetUp() override {
-    path_ = ::testing::TempDir() + "machete_weight_file_test.bin";
+    path_ = ::testing::TempDir() + "machete_weight_file_" + std::to_string(getpid());
     const Weight w = random_weight(70, 100, 48);
     auto packed = prepack(w.view, on_cpu());
     ASSERT_TRUE(packed.ok());

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""The support matrix in Markdown, from the registry: reads `machete list --json`, writes to stdout."""
+
+import json
+import sys
+
+EVERY = [-1, 16, 32, 48, 64, 96, 128, 256]
+
+
+def groups(sizes: list[int]) -> str:
+    if sizes == EVERY:
+        return "-1, any multiple of 16"
+    missing = [str(size) for size in EVERY if size not in sizes]
+    return "-1, any multiple of 16 but those like " + ", ".join(missing)
+
+
+def main() -> None:
+    kernels = json.load(sys.stdin)["kernels"]
+    rows: dict[tuple, dict] = {}
+    for kernel in kernels:
+        family = kernel["name"].split("_")[0]
+        key = (kernel["w_type"], kernel["a_type"], kernel["backend"], family)
+        row = rows.setdefault(key, {"kernels": 0, "max_m": 0, "any": False, "groups": set()})
+        row["kernels"] += 1
+        row["max_m"] = max(row["max_m"], kernel["max_m"])
+        row["any"] = row["any"] or kernel["max_m"] == 0
+        row["groups"] |= set(kernel["group_sizes"])
+    print("# Support matrix\n")
+    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations.\n")
+    print("| weights | activations | backend | family | kernels | tokens | group sizes |")
+    print("|---|---|---|---|---|---|---|")
+    for (w_type, a_type, backend, family), row in rows.items():
+        tokens = "any" if row["any"] else f"1...{row['max_m']}"
+        sizes = groups([size for size in EVERY if size in row["groups"]])
+        print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} |")
+    print("\nCUDA means compute capability 9.0 (H100, H200). Everything else is refused with an error that says what exists.")
+
+
+if __name__ == "__main__":
+    main()
