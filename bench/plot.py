@@ -2,7 +2,8 @@
 """Draws results of `machete bench`: microseconds and speed-up over cuBLAS, over M.
 
 Writes <suite>-chain and <suite>-linears, as PNG and SVG, for every suite in the given result files; where two files
-hold the same suite, the later one counts; a run with --overlap is drawn beside the one without. Without files: the newest results of each suite under bench/results/.
+hold the same suite, the later one counts; a run with --overlap is drawn beside the one without. Without files: the
+newest results of each suite under bench/results/.
 """
 
 import argparse

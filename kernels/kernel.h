@@ -44,6 +44,7 @@ struct Kernel {
   Tile tile;
   int ctas_per_sm;
   int max_splits;     // a power of two
+  bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // lda must be a multiple of 8
   const void* function;
   int (*shared_memory)(const packing::Shape&);                         // bytes a CTA

@@ -33,7 +33,7 @@ def main() -> None:
         tokens = "any" if row["any"] else f"1...{row['max_m']}"
         sizes = groups([size for size in EVERY if size in row["groups"]])
         print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} |")
-    print("\nCUDA means compute capability 9.0 (H100, H200). Everything else is refused with an error that says what exists.")
+    print("\nCUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.")
 
 
 if __name__ == "__main__":

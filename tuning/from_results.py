@@ -37,7 +37,7 @@ def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu", help="the start of the device's name")
-    parser.add_argument("results", type=pathlib.Path, nargs="+", help="where several time the same, the last one counts")
+    parser.add_argument("results", type=pathlib.Path, nargs="+", help="the last that times a schedule counts")
     parser.add_argument("--tolerance", type=float, default=0.01)
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
@@ -45,7 +45,8 @@ def main() -> None:
     runs = ", ".join(f"commit {result['commit']} on {result['date']}" for result in results)
     table = {
         "gpu": arguments.gpu,
-        "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, CUDA {machine['cuda']}, bf16, group size 128",
+        "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
+        f"CUDA {machine['cuda']}, bf16, group size 128",
         "entries": entries_of([row for result in results for row in result["rows"]], arguments.tolerance),
     }
     head = {key: value for key, value in table.items() if key != "entries"}

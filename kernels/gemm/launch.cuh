@@ -100,6 +100,8 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
   kernel.ctas_per_sm = Config::kCtasPerSm;
   kernel.max_splits = kMaxSplits;
+  // Larger tiles come in several kernels a model, and changing kernels under dependent launch costs more than it hides.
+  kernel.may_overlap = Config::kTileM <= 32;
   kernel.aligned_rows = true;
   kernel.function = reinterpret_cast<const void*>(&gemm<Config>);
   kernel.shared_memory = &shared_memory<Config>;

@@ -90,8 +90,8 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   state->encode_tensor_map = *encoder;
   state->sms = gpu->sms;
   // A copy of the activations ahead of the kernel is a launch of its own, and not one that waits.
-  state->overlap = options.overlap && !needs_realignment(problem, state->schedule);
   state->realign = needs_realignment(problem, state->schedule);
+  state->overlap = options.overlap && state->schedule.kernel->may_overlap && !state->realign;
   state->workspace_size = workspace_of(problem, state->schedule);
   state->schedule_name = state->schedule.name();
   return {};
