@@ -62,6 +62,16 @@ Status check_options(const BenchOptions& options) {
   return {};
 }
 
+Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size) {
+  Problem problem;
+  problem.m = m;
+  problem.n = weight.shape().n;
+  problem.k = weight.shape().k;
+  problem.a_type = problem.d_type = a_type;
+  problem.group_size = group_size;
+  return problem;
+}
+
 // One run of the benchmark: what it was asked for, what it holds on the device, what it has found.
 class Session {
  public:
@@ -89,6 +99,13 @@ class Session {
     return {a_type, group_size, options_.cublas, l2_bytes_, device()};
   }
   Device device() const { return Device::cuda(options_.device); }
+  PlanOptions plan_options(const std::string& schedule) const {
+    PlanOptions result;
+    result.device = device();
+    result.schedule = schedule;
+    result.overlap = options_.overlap;
+    return result;
+  }
   double read_floor_us(std::int64_t bytes) const { return static_cast<double>(bytes) / report_.read_tb_s / 1e6; }
   void step(const std::string& what) { printer_.progress(++steps_done_, steps_, what); }
 
@@ -213,12 +230,7 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
     for (const std::int64_t m : options_.ms) {
       const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
       step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
-      Problem problem;
-      problem.m = m;
-      problem.n = weight.shape().n;
-      problem.k = weight.shape().k;
-      problem.a_type = problem.d_type = a_type;
-      problem.group_size = group_size;
+      const Problem problem = problem_of(weight, m, a_type, group_size);
       const Status status = time_linear(suite, weight, *stage, problem);
       if (!status.ok()) return in_context(status, what);
     }
@@ -245,11 +257,7 @@ Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
   }
   std::vector<Plan> plans;
   for (const std::string& name : names) {
-    PlanOptions plan_options;
-    plan_options.device = device();
-    plan_options.schedule = name;
-    plan_options.overlap = options_.overlap;
-    Result<Plan> plan = machete::plan(problem, plan_options);
+    Result<Plan> plan = machete::plan(problem, plan_options(name));
     if (plan.ok()) {
       plans.push_back(std::move(*plan));
     } else if (options_.schedule.empty()) {
@@ -369,17 +377,8 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   std::vector<Plan> plans;
   std::int64_t bytes = 0;
   for (const RotatedWeight& weight : stage.weights) {
-    Problem problem;
-    problem.m = m;
-    problem.n = weight.shape().n;
-    problem.k = weight.shape().k;
-    problem.a_type = problem.d_type = a_type;
-    problem.group_size = group_size;
-    PlanOptions plan_options;
-    plan_options.device = device();
-    plan_options.schedule = options_.schedule;
-    plan_options.overlap = options_.overlap;
-    Result<Plan> plan = machete::plan(problem, plan_options);
+    const Problem problem = problem_of(weight, m, a_type, group_size);
+    Result<Plan> plan = machete::plan(problem, plan_options(options_.schedule));
     if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
     if (!plan.ok()) return plan.status();
     bytes += weight.bytes(m);

@@ -4,18 +4,17 @@
 import json
 import sys
 
-EVERY = [-1, 16, 32, 48, 64, 96, 128, 256]
 
-
-def groups(sizes: list[int]) -> str:
-    if sizes == EVERY:
+def groups(sizes: set[int], every: list[int]) -> str:
+    missing = [str(size) for size in every if size not in sizes]
+    if not missing:
         return "-1, any multiple of 16"
-    missing = [str(size) for size in EVERY if size not in sizes]
     return "-1, any multiple of 16 but those like " + ", ".join(missing)
 
 
 def main() -> None:
     kernels = json.load(sys.stdin)["kernels"]
+    every = sorted({size for kernel in kernels for size in kernel["group_sizes"]})  # the CPU serves them all
     rows: dict[tuple, dict] = {}
     for kernel in kernels:
         family = kernel["name"].split("_")[0]
@@ -31,7 +30,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for (w_type, a_type, backend, family), row in rows.items():
         tokens = "any" if row["any"] else f"1...{row['max_m']}"
-        sizes = groups([size for size in EVERY if size in row["groups"]])
+        sizes = groups(row["groups"], every)
         print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} |")
     print("\nCUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.")
 

@@ -3,12 +3,13 @@
 /// Decode: a few tokens, so the weights are everything. They are read once, by bulk copies that start before the
 /// activations are even there, and unpacked as little as possible.
 ///
-///   slot (kStrips x 256 k) --TMA--> warp's own ring --LDS.128--> words: & 0xf0f0f0f0, << 4 & 0xf0f0f0f0 --> operand A,
-///   16 (q - 8) in int8 activations (256 k) --> three signed digits (planes.cuh)
-///   ----------------------------------------> operand B, a digit a column
-///                                                          mma.sync m16n8k32, int32, exact
+// clang-format off
+///   slot (kStrips x 256 k) --TMA--> warp's own ring --LDS.128--> words
+///     words: & 0xf0f0f0f0 and << 4 & 0xf0f0f0f0 ------------------------> operand A, 16 (q - 8) in int8 --+
+///   activations (256 k) --> three signed digits (planes.cuh) -----------> operand B, a digit a column ---+--mma.sync m16n8k32--> int32, exact
 ///   each 128 k or group: to float, times scale of the row and weight of the digit, added in fp32
 ///   each row tile: sum over digits (lanes), then over the warps in order (shared memory) --> round --> D
+// clang-format on
 ///
 /// A CTA owns whole rows, so nothing is reduced between CTAs; its eight warps take the slots of K in turn.
 

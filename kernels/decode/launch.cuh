@@ -4,8 +4,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
-
 #include "kernels/decode/decode.cuh"
 #include "kernels/gemm/groups.h"
 #include "kernels/kernel.h"

@@ -57,7 +57,7 @@ struct Planes {
 #pragma unroll
     for (const float v : x) largest = max(largest, __float_as_uint(v) & 0x7fffffffu);
     largest = __reduce_max_sync(~0u, largest);
-    if (largest >= 0x7f800000u) {  // the token goes another way (dot_product below); keep its digits finite
+    if (largest >= 0x7f800000u) {  // the token goes another way (dot_product in decode.cuh); keep its digits finite
       if (lane == 0) special[token] = 1;
 #pragma unroll
       for (float& v : x) v = 0;

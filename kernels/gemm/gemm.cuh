@@ -4,9 +4,11 @@
 /// unpack weights into registers and multiply them with wgmma (consumer.cuh); results leave through shared memory
 /// (kernels/epilogue).
 ///
+// clang-format off
 ///   W packed --TMA--> stage: [strip][tile][512 B] --LDS.128--> registers --unpack, scale--> operand A --+
-///   A        --TMA--> stage: [64 k][BLK_M] swizzled ------------------------------------> operand B --+--wgmma-->
-///   accumulators accumulators --> staging [token][feature], fp32 --(split K: sum over the cluster)--> round --> D
+///   A        --TMA--> stage: [64 k][BLK_M] swizzled ------------------------------------> operand B --+--wgmma--> accumulators
+///   accumulators --> staging [token][feature], fp32 --(split K: sum over the cluster)--> round --> D
+// clang-format on
 ///
 /// Where tiles alone would not fill the card, the CTAs of a cluster share one tile's K and add their partial tiles
 /// through distributed shared memory, always in the order of their rank: no workspace, no counters, the same bits every
