@@ -11,6 +11,7 @@ namespace machete::kernels {
 
 enum class Family {
   kGemm,    // kernels/gemm: any number of tokens
+  kBatch,   // kernels/batch: up to 32 tokens
   kDecode,  // kernels/decode: a few tokens
 };
 
@@ -34,6 +35,7 @@ struct Launch {
   int sms;                  // of the device
   bool overlap;             // programmatic dependent launch: start before the kernel ahead has finished
   void* encode_tensor_map;  // cuTensorMapEncodeTiled
+  void* timeline;           // kernels/timeline.h; null but for measurements
 };
 
 struct Kernel {

@@ -5,18 +5,22 @@
 #include <array>
 #include <cstdint>
 
+#include "kernels/kernel.h"
+#include "kernels/layout/weight_layout.h"
+
+/// The TMA descriptors of a launch. Out-of-range elements arrive as zeros, which are zero weights, scales and
+/// activations: the padding of K and N needs no other care.
 namespace machete::kernels {
 
-using EncodeTensorMap = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
-                                     const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
-                                     CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-/// A TMA descriptor of a dense tensor: sizes and box innermost first, strides in bytes of the dimensions but the first.
+/// Of a dense tensor: sizes and box innermost first, strides in bytes of the dimensions but the first.
 template <std::size_t kRank>
-CUresult encode_tensor_map(EncodeTensorMap encode, CUtensorMap* map, CUtensorMapDataType type, const void* base,
-                           const std::array<std::uint64_t, kRank>& sizes,
-                           const std::array<std::uint64_t, kRank - 1>& strides,
-                           const std::array<std::uint32_t, kRank>& box, CUtensorMapSwizzle swizzle) {
+bool encode_tensor_map(const Launch& launch, CUtensorMap* map, CUtensorMapDataType type, const void* base,
+                       const std::array<std::uint64_t, kRank>& sizes,
+                       const std::array<std::uint64_t, kRank - 1>& strides, const std::array<std::uint32_t, kRank>& box,
+                       CUtensorMapSwizzle swizzle) {
+  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
+                              const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
   cuuint64_t extents[kRank];
   cuuint64_t pitches[kRank];
   cuuint32_t boxes[kRank];
@@ -27,9 +31,37 @@ CUresult encode_tensor_map(EncodeTensorMap encode, CUtensorMap* map, CUtensorMap
     steps[i] = 1;
     if (i > 0) pitches[i - 1] = strides[i - 1];
   }
-  return encode(map, type, kRank, const_cast<void*>(base), extents, pitches, boxes, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return reinterpret_cast<Encode>(launch.encode_tensor_map)(
+             map, type, kRank, const_cast<void*>(base), extents, pitches, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/// (K, M) of 16 bit, box (64, tokens), 128-byte swizzle.
+inline bool encode_activations(const Launch& launch, int tokens, CUtensorMap* map) {
+  return encode_tensor_map<2>(launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.a,
+                              {static_cast<std::uint64_t>(launch.shape.k), static_cast<std::uint64_t>(launch.m)},
+                              {static_cast<std::uint64_t>(launch.lda) * 2},
+                              {layout::kTileK, static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+/// (K/64*64, N/16) of 8 bytes, box (k, strips): a strip's tiles are contiguous.
+inline bool encode_weights(const Launch& launch, int k, int strips, CUtensorMap* map) {
+  const auto k_padded = static_cast<std::uint64_t>(launch.shape.k_padded);
+  return encode_tensor_map<2>(launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT64, launch.weights,
+                              {k_padded, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows},
+                              {k_padded * 8}, {static_cast<std::uint32_t>(k), static_cast<std::uint32_t>(strips)},
+                              CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
+/// (16, groups, N/16) of 16 bit, box (16, groups, strips).
+inline bool encode_scales(const Launch& launch, int groups, int strips, CUtensorMap* map) {
+  const auto packed_groups = static_cast<std::uint64_t>(launch.shape.packed_groups);
+  return encode_tensor_map<3>(
+      launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.scales,
+      {layout::kStripRows, packed_groups, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows},
+      {layout::kStripRows * 2, packed_groups * layout::kStripRows * 2},
+      {layout::kStripRows, static_cast<std::uint32_t>(groups), static_cast<std::uint32_t>(strips)},
+      CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 }  // namespace machete::kernels

@@ -40,7 +40,10 @@ struct Activation {
     const float u = unit(word);
     if (fill == ActivationFill::kUniform) return 2 * u - 1;
     const float v = unit(word << 24);
-    return sqrtf(-2 * logf(1 - u)) * cospif(2 * v);  // Box-Muller
+    const float normal = sqrtf(-2 * logf(1 - u)) * cospif(2 * v);  // Box-Muller
+    if (fill == ActivationFill::kNormal) return normal;
+    const std::uint64_t kind = hash(~seed, word) % 64;
+    return normal * (kind == 0 ? 1000.f : kind <= 4 ? 0x1p-20f : kind <= 8 ? 0x1p-130f : 1.f);
   }
 };
 

@@ -15,6 +15,7 @@ enum class ActivationFill {
   kUniform,   // in [-1, 1], rounded to the type
   kNormal,    // mean 0, deviation 1, rounded to the type
   kIntegers,  // -2 ... 2
+  kOutliers,  // normal, but one in 64 is 1000 times as large, one in 16 tiny, one in 16 subnormal (fp16: zero)
 };
 /// A [M, K] of f16, bf16 or f32, rows lda apart; what lies between the rows stays as it is.
 Status fill_activations(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, ActivationFill fill,

@@ -18,6 +18,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options : ProblemOptions {
   std::string schedule;
+  bool overlap = false;
   bool json = false;
 };
 
@@ -26,9 +27,10 @@ Status explain(const Options& options) {
   PlanOptions plan_options;
   plan_options.device = options.target();
   plan_options.schedule = options.schedule;
+  plan_options.overlap = options.overlap;
   const Result<Plan> chosen = plan(problem, plan_options);
   if (!chosen.ok()) return chosen.status();
-  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options.device);
+  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options.device, options.overlap);
   if (!choices.ok()) return choices.status();
 
   if (options.json) {
@@ -71,6 +73,7 @@ Examples:
   options->add_to(*command, /*required=*/true);
   command->add_option("--schedule", options->schedule, "explain this schedule instead of the planner's")
       ->type_name("NAME");
+  command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
   add_json(*command, options->json);
   return {command, [options] { return explain(*options); }};
 }

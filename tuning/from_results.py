@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes a tuning table from a benchmark of all schedules.
 
-    machete bench --suite llama8b,llama70b,deepseek --all-schedules --json results.json
-    tuning/from_results.py "NVIDIA H100" results.json > tuning/h100.json
+    machete bench --suite llama8b,llama70b,deepseek --all-schedules --json plain.json
+    machete bench --suite llama8b,llama70b,deepseek --m 1,2,4,8,16,32,64 --all-schedules --overlap --json overlap.json
+    tuning/from_results.py "NVIDIA H100" plain.json overlap.json > tuning/h100.json
 
 For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
 the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
@@ -15,13 +16,13 @@ import pathlib
 
 
 def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
-    """The best schedule by shape and tokens, merged along the tokens."""
+    """The best schedule by shape, way of launching and tokens, merged along the tokens."""
     times: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         if row["us"] is not None:
-            times[row["n"], row["k"]][row["m"]][row["schedule"]] = row["us"]
+            times[row["n"], row["k"], row["overlap"]][row["m"]][row["schedule"]] = row["us"]
     entries = []
-    for (n, k), by_m in sorted(times.items()):
+    for (n, k, overlap), by_m in sorted(times.items()):
         merged: list[dict] = []
         for m, by_schedule in sorted(by_m.items()):
             best = min(by_schedule, key=by_schedule.get)
@@ -29,7 +30,7 @@ def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
             if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (1 + tolerance):
                 merged[-1]["m_max"] = m
             else:
-                merged.append({"n": n, "k": k, "m_max": m, "schedule": best})
+                merged.append({"n": n, "k": k, "m_max": m, "overlap": overlap, "schedule": best})
         entries += merged
     return entries
 
@@ -41,13 +42,14 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.01)
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
+    rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
     machine = results[-1]["machine"]
     runs = ", ".join(f"commit {result['commit']} on {result['date']}" for result in results)
     table = {
         "gpu": arguments.gpu,
         "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
         f"CUDA {machine['cuda']}, bf16, group size 128",
-        "entries": entries_of([row for result in results for row in result["rows"]], arguments.tolerance),
+        "entries": entries_of(rows, arguments.tolerance),
     }
     head = {key: value for key, value in table.items() if key != "entries"}
     lines = ",\n".join("    " + json.dumps(entry) for entry in table["entries"])

@@ -60,14 +60,16 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options = {});
 Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
            Stream stream = {});
 
-/// Every schedule that can serve the problem on the device, best first by the planner's estimate.
+/// Every schedule that can serve the problem on the device, best first by the planner's estimate; `overlap` as in
+/// PlanOptions.
 struct ScheduleChoice {
   std::string name;
   double estimate_us = 0;  // by the cost model
   std::size_t workspace_size = 0;
   std::string reason;  // what bounds it, in words
 };
-Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device = default_device());
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device = default_device(),
+                                                   bool overlap = false);
 
 /// Every kernel compiled into this build.
 struct KernelInfo {

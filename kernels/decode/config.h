@@ -3,15 +3,17 @@
 #include <cstdint>
 
 #include "kernels/layout/weight_layout.h"
+#include "kernels/stream/ring.cuh"
 
 namespace machete::decode {
 
 /// Everything a decode kernel knows at compile time.
-template <class Element_, int kTokens_, int kStrips_>
+template <class Element_, class Converter_, int kStrips_, int kTokens_>
 struct Config {
   using Element = Element_;                 // of activations, scales and the output
-  static constexpr int kTokens = kTokens_;  // the most it serves
+  using Converter = Converter_;             // kernels/convert
   static constexpr int kStrips = kStrips_;  // of 16 rows, that a CTA works on at a time
+  static constexpr int kTokens = kTokens_;  // the most it serves
   static constexpr int kRows = kStrips * layout::kStripRows;
 
   static constexpr int kWarps = 8;
@@ -21,6 +23,7 @@ struct Config {
   static constexpr int kTiles = 4;  // of 64 k
   static constexpr int kSlotK = kTiles * layout::kTileK;
   static constexpr int kWeightBytes = kStrips * kTiles * layout::kTileBytes;  // [strip][tile][512]
+  static constexpr int kActivationBytes = 0;                                  // they have a place of their own
 
   // Activations as integer planes: three digits a token, each a column of the MMA's B operand.
   static constexpr int kDigits = 3;
@@ -33,38 +36,32 @@ struct Config {
 /// Where everything lies in a CTA's shared memory; sized by K and the group size, on the host and the device alike.
 template <class Config>
 struct SharedLayout {
-  int slot_bytes;  // [kWeightBytes][scales: strip, group, 16]
-  int slots_per_warp;
+  stream::RingLayout<Config> ring;
   int planes;   // [K/256][kPlaneWords] words
   int factors;  // [K/256][kBlocks * 8] floats
   int partial;  // [2][kWarps][kTokens][kRows] floats: the warps' sums, for row tiles in turn
   int zero;     // 16 bytes that unused columns read
   int special;  // [kTokens] ints: the token has an Inf or a NaN
-  int full;     // [slots] barriers
   int bytes;
 
   // More than half of an SM's, so that no two CTAs of a chain share an SM; as much as there is beyond that hides
   // latency.
   static constexpr int kLimit = 227 * 1024;
-  static constexpr int kMaxSlots = 6;  // a warp
+  static constexpr int kHalf = 115 * 1024;
 
   constexpr static SharedLayout make(int slots_of_k, int groups_per_slot) {
+    const int plane_bytes = slots_of_k * Config::kPlaneWords * 4;
+    const int factor_bytes = slots_of_k * Config::kBlocks * 8 * 4;
+    const int partial_bytes = 2 * Config::kWarps * Config::kTokens * Config::kRows * 4;
     SharedLayout s = {};
-    const int scale_bytes = Config::kStrips * groups_per_slot * layout::kStripRows * 2;
-    s.slot_bytes = Config::kWeightBytes + (scale_bytes + 127) / 128 * 128;
-    const int fixed = slots_of_k * (Config::kPlaneWords + Config::kBlocks * 8) * 4 +
-                      2 * Config::kWarps * Config::kTokens * Config::kRows * 4 + 16 + 16 +
-                      Config::kWarps * kMaxSlots * 8;
-    s.slots_per_warp = (kLimit - fixed) / (Config::kWarps * s.slot_bytes);
-    if (s.slots_per_warp > kMaxSlots) s.slots_per_warp = kMaxSlots;
-    s.planes = Config::kWarps * s.slots_per_warp * s.slot_bytes;
-    s.factors = s.planes + slots_of_k * Config::kPlaneWords * 4;
-    s.partial = s.factors + slots_of_k * Config::kBlocks * 8 * 4;
-    s.zero = s.partial + 2 * Config::kWarps * Config::kTokens * Config::kRows * 4;
+    s.ring =
+        stream::RingLayout<Config>::make(kLimit - plane_bytes - factor_bytes - partial_bytes - 48, groups_per_slot);
+    s.planes = s.ring.end;
+    s.factors = s.planes + plane_bytes;
+    s.partial = s.factors + factor_bytes;
+    s.zero = s.partial + partial_bytes;
     s.special = s.zero + 16;
-    s.full = s.special + 16;
-    s.bytes = s.full + Config::kWarps * kMaxSlots * 8;
-    constexpr int kHalf = 115 * 1024;
+    s.bytes = s.special + 16;
     if (s.bytes < kHalf) s.bytes = kHalf;
     return s;
   }

@@ -18,16 +18,18 @@
 
 #include "kernels/decode/config.h"
 #include "kernels/decode/planes.cuh"
-#include "kernels/decode/ring.cuh"
+#include "kernels/stream/ring.cuh"
+#include "kernels/timeline.h"
 
 namespace machete::decode {
 
 template <class Config>
 struct Params {
   using Element = typename Config::Element;
-  TensorMaps maps;
-  GroupIndex groups;
+  stream::TensorMaps maps;
+  layout::Groups groups;
   SharedLayout<Config> shared;
+  stream::RowTiles row_tiles;
   const Element* a;             // [M, K], rows lda apart
   Element* d;                   // [M, N], rows ldd apart
   const std::uint8_t* weights;  // for tokens with Inf or NaN
@@ -41,9 +43,7 @@ struct Params {
   int packed_groups;
   int slots_of_k;
   int early_slots;  // of a warp, fetched before the activations are there
-  int row_tiles;
-  int shorter;  // row tiles of a CTA; the first `longer` CTAs have one more
-  int longer;
+  kernels::Timeline timeline;
 };
 
 __device__ inline void mma_s8(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2, std::uint32_t a3,
@@ -69,11 +69,12 @@ struct Multiplier {
   const std::uint32_t* planes;  // [slots of K][kTiles][column][4][4]
   const float* factors;         // [slots of K][kBlocks * 8]
   const std::uint32_t* zero;
-  gemm::Groups groups;
+  layout::Groups groups;
 
-  __device__ void operator()(const std::uint8_t* slot, int slot_of_k, int tile_of_group, Sums<Config>& sums) const {
+  __device__ void operator()(const std::uint8_t* weights /* [strip][tile][512] */,
+                             const std::uint8_t* scales /* [strip][group][16] */, int slot_of_k,
+                             Sums<Config>& sums) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const std::uint8_t* scales = slot + Config::kWeightBytes;  // [strip][groups a slot][16]
     float2 factor[Config::kBlocks];
     const uint4* digits[Config::kBlocks];
 #pragma unroll
@@ -88,12 +89,14 @@ struct Multiplier {
     int sum[Config::kStrips][Config::kBlocks][4];
     clear(sum);
     int group = 0;
+    const int tile = slot_of_k * Config::kTiles;
+    int tile_of_group = tile - groups.group_of(tile) * groups.tiles_per_group;
     if (!groups.fine() && groups.tiles_per_group % 2 == 0) {
       // The common case, without branches, so that loads run ahead: groups of 128, 256, ..., or one.
 #pragma unroll
       for (int t = 0; t < Config::kTiles; t += 2) {
-        multiply_tile(slot, t, digits, sum, [](int, int) {});
-        multiply_tile(slot, t + 1, digits, sum, [](int, int) {});
+        multiply_tile(weights, t, digits, sum, [](int, int) {});
+        multiply_tile(weights, t + 1, digits, sum, [](int, int) {});
         flush_all(scales, group, factor, sum, sums);
         tile_of_group += 2;
         const bool next = tile_of_group == groups.tiles_per_group;
@@ -104,7 +107,7 @@ struct Multiplier {
     }
 #pragma unroll 1
     for (int t = 0; t < Config::kTiles; ++t) {
-      multiply_tile(slot, t, digits, sum, [&](int s, int i) {
+      multiply_tile(weights, t, digits, sum, [&](int s, int i) {
         if (groups.fine()) flush(scales, s, group, i, factor[i], sum[s][i], sums);
       });
       flush_all(scales, groups.fine() ? group + 1 : group, factor, sum, sums);
@@ -120,7 +123,7 @@ struct Multiplier {
  private:
   /// One tile of every strip; half_way(strip, block) is called between its two MMAs.
   template <class HalfWay>
-  __device__ void multiply_tile(const std::uint8_t* slot, int t, const uint4* const (&digits)[Config::kBlocks],
+  __device__ void multiply_tile(const std::uint8_t* weights, int t, const uint4* const (&digits)[Config::kBlocks],
                                 int (&sum)[Config::kStrips][Config::kBlocks][4], HalfWay half_way) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     uint4 b[Config::kBlocks];
@@ -131,7 +134,8 @@ struct Multiplier {
     }
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
-      const auto w = *reinterpret_cast<const uint4*>(slot + (s * Config::kTiles + t) * layout::kTileBytes + lane * 16);
+      const auto w =
+          *reinterpret_cast<const uint4*>(weights + (s * Config::kTiles + t) * layout::kTileBytes + lane * 16);
 #pragma unroll
       for (int i = 0; i < Config::kBlocks; ++i) {
         mma_s8(sum[s][i], low(w.x), high(w.x), low(w.y), high(w.y), b[i].x, b[i].y);
@@ -200,12 +204,12 @@ __device__ __noinline__ float dot_product(const Params<Config>& p, int n, int to
     const int element = tile_layout(row, k % layout::kTileK);
     const int code = (p.weights[tile * layout::kTileBytes + element / 2] >> (element % 2 * 4)) & 15;
     const int tile_k = k / layout::kTileK;
-    const int group =
-        p.groups.group_of(tile_k) +
-        (p.groups.groups.fine() ? k % layout::kTileK * p.groups.groups.groups_per_tile / layout::kTileK : 0);
+    const int group = p.groups.group_of(tile_k) +
+                      (p.groups.fine() ? k % layout::kTileK * p.groups.groups_per_tile / layout::kTileK : 0);
     const float scale = static_cast<float>(
         p.scales[(std::int64_t{strip} * p.packed_groups + group) * layout::kStripRows + layout::scale_layout()(row)]);
-    sum = fmaf(static_cast<float>(p.a[token * p.lda + k]), static_cast<float>((code ^ 8) - 8) * scale, sum);
+    sum = fmaf(static_cast<float>(p.a[token * p.lda + k]),
+               static_cast<float>(Config::Converter::value(static_cast<std::uint8_t>(code))) * scale, sum);
   }
   return sum;
 }
@@ -222,41 +226,18 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
   auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
   auto* zero = reinterpret_cast<std::uint32_t*>(raw + p.shared.zero);
   auto* special = reinterpret_cast<int*>(raw + p.shared.special);
-  auto* full = reinterpret_cast<std::uint64_t*>(raw + p.shared.full);
 
   // Dependents may be launched at once: they find no room beside this CTA, and take its place when it leaves.
   asm volatile("griddepcontrol.launch_dependents;");
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kStarted);
 
-  // Equal shares: the first p.longer CTAs take one row tile more.
-  const auto row_tile_of = [&](unsigned cta) {
-    return static_cast<int>(cta) * p.shorter + min(static_cast<int>(cta), p.longer);
-  };
-  const int first = row_tile_of(blockIdx.x);
-  const int end = row_tile_of(blockIdx.x + 1);
-  SlotCursor<Config> cursor{first, warp};
-  while (cursor.slot >= p.slots_of_k) {
-    cursor.slot -= p.slots_of_k;
-    ++cursor.row_tile;
-  }
-  const int per_warp = p.shared.slots_per_warp;
-  Ring<Config> ring{p.maps,
-                    p.groups,
-                    raw + warp * per_warp * p.shared.slot_bytes,
-                    full + warp * per_warp,
-                    p.shared.slot_bytes,
-                    per_warp,
-                    p.slots_of_k,
-                    end,
-                    cursor};
-  if (lane == 0) {
-    cute::prefetch_tma_descriptor(&p.maps.weights);
-    cute::prefetch_tma_descriptor(&p.maps.scales);
-#pragma unroll 1
-    for (int i = 0; i < per_warp; ++i) Barrier::init(full + warp * per_warp + i, 1);
-    cutlass::arch::fence_barrier_init();
-#pragma unroll 1
-    for (int i = 0; i < p.early_slots; ++i) ring.fetch(i);
-  }
+  const int first = p.row_tiles.first(static_cast<int>(blockIdx.x));
+  const int end = p.row_tiles.first(static_cast<int>(blockIdx.x) + 1);
+  stream::SlotCursor cursor{first, warp};
+  cursor.wrap(p.slots_of_k);
+  stream::Ring<Config> ring(p.maps, p.groups, p.shared.ring, raw, warp, p.slots_of_k, end, cursor);
+  ring.initialise();
+  ring.prefetch_weights(p.early_slots);
   if (threadIdx.x < 4) zero[threadIdx.x] = 0;
   if (threadIdx.x < Config::kTokens) special[threadIdx.x] = 0;
 #pragma unroll 1
@@ -271,6 +252,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
   __syncthreads();
 
   asm volatile("griddepcontrol.wait;" ::: "memory");  // the activations are there
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kDependencyMet);
 
   // All loads are in flight at once, ahead of the rest of the ring: what counts is the latency of L2, which nothing
   // else hides.
@@ -281,29 +263,32 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
 #pragma unroll 1
     for (int token = 0; token < p.m; ++token) convert.fetch(p.a + token * p.lda, p.k, aligned, slot, token);
   }
-  if (lane == 0) {
-#pragma unroll 1
-    for (int i = p.early_slots; i < per_warp; ++i) ring.fetch(i);
-  }
+  ring.fill(p.early_slots);
   convert.wait();
 #pragma unroll 1
   for (int slot = warp; slot < p.slots_of_k; slot += kWarps) {
 #pragma unroll 1
     for (int token = 0; token < p.m; ++token) convert.convert(slot, token);
   }
-  __syncthreads();
+  // A warp multiplies the slots that it has converted, unless its turn shifts from row tile to row tile.
+  if (p.slots_of_k % kWarps == 0) {
+    __syncwarp();
+  } else {
+    __syncthreads();
+  }
 
-  const Multiplier<Config> multiply{planes, factors, zero, p.groups.groups};
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kActivationsThere);
+  const Multiplier<Config> multiply{planes, factors, zero, p.groups};
   for (int row_tile = first; row_tile < end; ++row_tile) {
     Sums<Config> sums = {};
     while (cursor.row_tile == row_tile) {
-      const int tile = cursor.slot * Config::kTiles;
-      const int tile_of_group =
-          p.groups.groups.fine() ? 0 : tile - p.groups.group_of(tile) * p.groups.groups.tiles_per_group;
-      multiply(ring.wait(), cursor.slot, tile_of_group, sums);
+      ring.wait();
+      multiply(ring.weights(), ring.scales(), cursor.slot, sums);
       ring.release();
-      cursor.advance(p.slots_of_k);
+      cursor.advance(kWarps, p.slots_of_k);
     }
+
+    if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
 
     // Digits are added within the quad of lanes, then the warps' sums in order.
     float* own = partial + ((row_tile & 1) * kWarps + warp) * Config::kTokens * Config::kRows;  // [kTokens][kRows]
@@ -343,6 +328,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
       p.d[token * p.ldd + n] = Element(sum);
     }
   }
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
 }
 
 }  // namespace machete::decode

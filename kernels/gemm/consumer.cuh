@@ -21,7 +21,7 @@ struct Consumer {
   using Mma = typename Config::Mma;
 
   typename Config::SharedStorage& shared;
-  Groups groups;
+  layout::Groups groups;
   int thread;  // among the consumers
   Stage<Config::kStages> stage;
 
@@ -36,7 +36,7 @@ struct Consumer {
     Tensor fragment0 = make_tensor<Element>(Shape<Shape<_2, _2, _2>, Int<Config::kAtoms>, Int<layout::kSteps>>{});
     Tensor fragment1 = make_fragment_like(fragment0);  // (MMA,MMA_N,k16 steps)
 
-    GroupCursor cursor(groups, range.begin * Config::kTiles);
+    layout::GroupCursor cursor(groups, range.begin * Config::kTiles);
     int first_group = 0;
     int pending = -1;  // the stage that the wgmma before the last one reads
     for (int block = range.begin; block < range.end; block += Config::kStagesPerStep) {

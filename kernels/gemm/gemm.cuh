@@ -24,6 +24,7 @@
 #include "kernels/gemm/consumer.cuh"
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/scheduler.h"
+#include "kernels/timeline.h"
 
 namespace machete::gemm {
 
@@ -32,10 +33,11 @@ struct Params {
   TensorMaps maps;
   epilogue::Store<typename Config::Element> store;
   Raster raster;
-  Groups groups;
+  layout::Groups groups;
   int steps;     // of the main loop over all of K
   int splits;    // CTAs a cluster
   bool overlap;  // launched while the kernel ahead may still run
+  kernels::Timeline timeline;
 };
 
 /// A whole tile through the small staging buffer, some tokens at a time.
@@ -88,6 +90,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
 
   if (params.overlap) asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x == 0) {
+    params.timeline.mark(kernels::kStarted);
     for (int i = 0; i < Config::kStages; ++i) {
       Barrier::init(&shared.full[i], 1);
       Barrier::init(&shared.empty[i], Config::kConsumerWarps);
@@ -113,6 +116,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
         if (first < params.raster.size()) producer.prefetch(params.raster(first), range);
         asm volatile("griddepcontrol.wait;" ::: "memory");  // what the kernel ahead writes is there
       }
+      params.timeline.mark(kernels::kDependencyMet);
       for (int index = first; index < params.raster.size(); index += stride) producer.load(params.raster(index), range);
     }
     __syncwarp();
@@ -124,6 +128,10 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     if constexpr (Config::kPersistent) cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     const int thread = static_cast<int>(threadIdx.x);
     Consumer<Config> consumer{shared, params.groups, thread, {}};
+    if (params.timeline.moments != nullptr) {
+      if (first < params.raster.size() && range.begin < range.end) Barrier::wait(&shared.full[0], 0);
+      if (thread == 0) params.timeline.mark(kernels::kActivationsThere);
+    }
     typename Config::Mma mma;
     Tensor accumulators =
         partition_fragment_C(mma, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{});  // (MMA,MMA_N,MMA_M)
@@ -131,6 +139,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
       const WorkTile tile = params.raster(index);
       clear(accumulators);
       consumer.multiply(range, accumulators);
+      if (thread == 0) params.timeline.mark(kernels::kMultiplied);
       if (splits == 1) {
         float* buffer = Config::kPersistent ? shared.staging : shared.partial;
         store_tile<Config>(accumulators, params.store, tile, epilogue::Staging<Config>{buffer, thread});
@@ -142,6 +151,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
         cluster_sync();  // nobody leaves while others read its shared memory
       }
     }
+    if (thread == 0) params.timeline.mark(kernels::kDone);
   }
 }
 

@@ -5,8 +5,8 @@
 #include <cute/arch/copy_sm90_desc.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "kernels/gemm/group_cursor.h"
 #include "kernels/gemm/scheduler.h"
+#include "kernels/layout/groups.h"
 
 namespace machete::gemm {
 
@@ -27,8 +27,7 @@ struct Stage {
   }
 };
 
-/// The three tensors a tile is made of, as TMA sees them. Out-of-range elements arrive as zeros, which are zero
-/// weights, scales and activations: the padding of K and N needs no other care.
+/// The three tensors a tile is made of, as TMA sees them (kernels/tensor_map.h).
 struct TensorMaps {
   CUtensorMap activations;  // (K, M) of 16 bit, box (64, BLK_M), 128-byte swizzle
   CUtensorMap weights;      // (K/64*64, N/16) of 8 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
@@ -39,7 +38,8 @@ struct TensorMaps {
 template <class Config>
 class Producer {
  public:
-  __device__ Producer(const TensorMaps& maps, typename Config::SharedStorage& shared, Groups groups, bool weights_once)
+  __device__ Producer(const TensorMaps& maps, typename Config::SharedStorage& shared, layout::Groups groups,
+                      bool weights_once)
       : maps_(maps),
         shared_(shared),
         groups_(groups),
@@ -50,7 +50,7 @@ class Producer {
   /// Their activations follow with load().
   __device__ void prefetch(WorkTile tile, StageRange range) {
     Stage<Config::kStages> stage;
-    GroupCursor cursor(groups_, range.begin * Config::kTiles);
+    layout::GroupCursor cursor(groups_, range.begin * Config::kTiles);
     prefetched_ = min(range.end - range.begin, Config::kStages);
     for (int i = 0; i < prefetched_; ++i) {
       load_weights(tile, range.begin + i, stage.index, cursor);
@@ -59,7 +59,7 @@ class Producer {
   }
 
   __device__ void load(WorkTile tile, StageRange range) {
-    GroupCursor cursor(groups_, range.begin * Config::kTiles);
+    layout::GroupCursor cursor(groups_, range.begin * Config::kTiles);
     for (int block = range.begin; block < range.end; ++block) {
       if (prefetched_ > 0) {
         --prefetched_;
@@ -77,7 +77,7 @@ class Producer {
   static_assert(Config::kTileK <= 256, "a TMA box has at most 256 elements a side");
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
-  __device__ void load_weights(WorkTile tile, int block, int stage, GroupCursor& cursor) {
+  __device__ void load_weights(WorkTile tile, int block, int stage, layout::GroupCursor& cursor) {
     std::uint64_t* full = &shared_.full[stage];
     TransactionBarrier::arrive_and_expect_tx(full, Config::kWeightBytes + Config::kActivationBytes +
                                                        Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
@@ -98,14 +98,14 @@ class Producer {
     }
   }
 
-  __device__ static void advance(GroupCursor& cursor) {
+  __device__ static void advance(layout::GroupCursor& cursor) {
 #pragma unroll
     for (int t = 0; t < Config::kTiles; ++t) cursor.advance();
   }
 
   const TensorMaps& maps_;
   typename Config::SharedStorage& shared_;
-  Groups groups_;
+  layout::Groups groups_;
   std::uint64_t weight_hint_;
   Stage<Config::kStages> stage_;
   int prefetched_ = 0;

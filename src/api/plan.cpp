@@ -16,11 +16,11 @@ namespace {
 
 constexpr const char* kCpuSchedule = "cpu";
 
-std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu) {
+std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu, bool overlap) {
   planner::Machine machine;
   machine.sms = gpu.sms;
   return planner::rank(problem, registry::matching(problem.w_type, problem.a_type), machine,
-                       planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k));
+                       planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k, overlap));
 }
 
 bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
@@ -60,7 +60,7 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const auto gpu = memory::describe(state->device.ordinal);
   if (!gpu.ok()) return gpu.status();
   if (forced.empty()) {
-    state->schedule = rank_on(problem, *gpu).front().schedule;
+    state->schedule = rank_on(problem, *gpu, options.overlap).front().schedule;
   } else {
     const auto schedule = planner::parse_schedule(forced, kernels);
     if (!schedule.ok()) return schedule.status();
@@ -129,7 +129,7 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options) {
   return result;
 }
 
-Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device) {
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device, bool overlap) {
   const auto valid = validate::problem(problem);
   if (!valid.ok()) return valid.status();
   const Status status = memory::check_device(device);
@@ -140,7 +140,7 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Devic
   const auto gpu = memory::describe(device.ordinal);
   if (!gpu.ok()) return gpu.status();
   std::vector<ScheduleChoice> choices;
-  for (const auto& candidate : rank_on(*valid, *gpu)) {
+  for (const auto& candidate : rank_on(*valid, *gpu, overlap)) {
     if (!check_grid(*valid, candidate.schedule).ok()) continue;
     choices.push_back({candidate.schedule.name(), candidate.estimate.total_us(),
                        workspace_of(*valid, candidate.schedule), candidate.reason});
@@ -164,7 +164,7 @@ std::vector<KernelInfo> list_kernels() {
     info.backend = Backend::kCuda;
     info.w_type = kernel->w_type;
     info.a_type = kernel->a_type;
-    info.max_m = kernel->family == kernels::Family::kDecode ? kernel->tile.m : 0;
+    info.max_m = kernel->family == kernels::Family::kGemm ? 0 : kernel->tile.m;
     for (const std::int64_t size : group_sizes) {
       if (kernel->refusal(packing::shape_of(4096, 4096, size), 1) == nullptr) info.group_sizes.push_back(size);
     }

@@ -23,6 +23,7 @@ struct PlanState {
   bool overlap = false;
   bool realign = false;  // the rows of A do not start on 16 bytes: copy them into the workspace first
   void* encode_tensor_map = nullptr;
+  void* timeline = nullptr;  // where kernels record their course (kernels/timeline.h); for measurements
 };
 
 }  // namespace machete::internal

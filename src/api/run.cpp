@@ -90,6 +90,7 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.ldd = problem.ldd;
   launch.splits = state.schedule.splits;
   launch.sms = state.sms;
+  launch.timeline = state.timeline;
   launch.overlap = state.overlap;
   launch.encode_tensor_map = state.encode_tensor_map;
   return memory::cuda_status(state.schedule.kernel->launch(launch, stream.native), "launching a kernel");

@@ -11,19 +11,21 @@ struct TableEntry {
   std::int64_t n;
   std::int64_t k;
   std::int64_t m_max;
+  bool overlap;  // measured with dependent launch
   const char* schedule;
 };
 
 /// The choices measured on a GPU, by the start of its name; generated from tuning/*.json, which says when and how.
 struct Table {
   const char* gpu;
-  std::vector<TableEntry> entries;  // by n, k, then m_max
+  std::vector<TableEntry> entries;  // by n, k, overlap, then m_max
 };
 
 const std::vector<Table>& tables();
 
-/// The schedule measured best for the shape, or null where none was.
+/// The schedule measured best for the shape, or null where none was. Where dependent launch was not measured, plain
+/// launches decide.
 const char* look_up(const std::vector<Table>& tables, std::string_view gpu, std::int64_t m, std::int64_t n,
-                    std::int64_t k);
+                    std::int64_t k, bool overlap);
 
 }  // namespace machete::planner

@@ -4,6 +4,7 @@
 #include <array>
 #include <set>
 
+#include "kernels/layout/groups.h"
 #include "kernels/layout/weight_layout.h"
 
 namespace machete::layout {
@@ -106,6 +107,38 @@ TEST(Layout, ALanesTwoScalesAreNeighbours) {
   for (int row = 0; row < 8; ++row) {
     EXPECT_EQ(scale_layout()(row), 2 * row);
     EXPECT_EQ(scale_layout()(row + 8), 2 * row + 1);
+  }
+}
+
+TEST(Groups, KnowTheGroupOfEveryTile) {
+  for (const std::int64_t size : {16, 32, 64, 128, 192, 320, 4096, 8128}) {
+    const packing::Shape shape = packing::shape_of(64, 65536, size);
+    const Groups groups = groups_of(shape, kTileK);
+    for (int tile = 0; tile < 1024; ++tile)
+      EXPECT_EQ(groups.group_of(tile), tile * kTileK / size) << size << ", " << tile;
+  }
+  const Groups one = groups_of(packing::shape_of(64, std::int64_t{1} << 24, -1), kTileK);
+  EXPECT_EQ(one.group_of((1 << 18) - 1), 0);
+}
+
+TEST(Groups, AStageHoldsWhateverItsStartTouches) {
+  for (const int stage : {64, 128, 256}) {
+    for (const std::int64_t size : {16, 32, 64, 128, 192, 320, 4096}) {
+      const Groups groups = groups_of(packing::shape_of(64, 65536, size), stage);
+      for (int first = 0; first < 65536; first += stage) {
+        EXPECT_LE((first + stage - 1) / size - first / size + 1, groups.per_stage) << stage << ", " << size;
+      }
+    }
+  }
+}
+
+TEST(GroupCursor, WalksFromGroupToGroup) {
+  for (const std::int64_t size : {16, 32, 64, 128, 192, 320}) {
+    const Groups groups = groups_of(packing::shape_of(64, 65536, size), kTileK);
+    for (int start = 0; start < 12; ++start) {
+      GroupCursor cursor(groups, start);
+      for (int tile = start; tile < 40; ++tile, cursor.advance()) EXPECT_EQ(cursor.group(), tile * kTileK / size);
+    }
   }
 }
 

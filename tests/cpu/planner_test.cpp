@@ -6,7 +6,6 @@
 
 #include <set>
 
-#include "kernels/gemm/group_cursor.h"
 #include "kernels/gemm/scheduler.h"
 
 namespace machete::planner {
@@ -88,13 +87,18 @@ TEST_F(Planner, NamesParseBack) {
 }
 
 TEST(TuningTable, IsLookedUpByGpuShapeAndTokens) {
-  const std::vector<Table> tables = {
-      {"NVIDIA H100", {{4096, 4096, 16, "a"}, {4096, 4096, 64, "b"}, {6144, 4096, 16, "c"}}}};
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 4096), "a");
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 17, 4096, 4096), "b");
-  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 65, 4096, 4096), nullptr);
-  EXPECT_EQ(look_up(tables, "NVIDIA H200", 1, 4096, 4096), nullptr);
-  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 8192), nullptr);
+  const std::vector<Table> tables = {{"NVIDIA H100",
+                                      {{4096, 4096, 16, false, "a"},
+                                       {4096, 4096, 64, false, "b"},
+                                       {4096, 4096, 16, true, "d"},
+                                       {6144, 4096, 16, false, "c"}}}};
+  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 4096, false), "a");
+  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 4096, true), "d");
+  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 17, 4096, 4096, true), "b");
+  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 17, 4096, 4096, false), "b");
+  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 65, 4096, 4096, false), nullptr);
+  EXPECT_EQ(look_up(tables, "NVIDIA H200", 1, 4096, 4096, false), nullptr);
+  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 8192, false), nullptr);
 }
 
 TEST(Raster, VisitsEveryTileOnce) {
@@ -123,19 +127,6 @@ TEST(SplitRange, SharesOutEveryStageOnce) {
       EXPECT_EQ(next, 2 * steps);
     }
   }
-}
-
-TEST(GroupCursor, KnowsTheGroupOfEveryTile) {
-  for (const int tiles_per_group : {1, 2, 3, 5}) {
-    for (int start = 0; start < 12; ++start) {
-      gemm::GroupCursor cursor({tiles_per_group, 0, 1}, start);
-      for (int tile = start; tile < 40; ++tile, cursor.advance()) EXPECT_EQ(cursor.group(), tile / tiles_per_group);
-    }
-  }
-  gemm::GroupCursor fine({0, 4, 4}, 3);
-  EXPECT_EQ(fine.group(), 12);
-  fine.advance();
-  EXPECT_EQ(fine.group(), 16);
 }
 
 }  // namespace

@@ -29,6 +29,22 @@ TEST_F(Bounds, EveryScheduleAndGroupSize) {
   }
 }
 
+// Few tokens as integer planes share an exponent: small values must survive beside large ones.
+TEST_F(Bounds, OutliersAndTinyValues) {
+  std::uint64_t seed = 1500;
+  for (const DataType type : kActivationTypes) {
+    for (const std::int64_t m : {1, 2, 6, 16, 31, 64, 100}) {
+      Case c{make_problem(type, m, 512, 4096)};
+      c.seed = ++seed;
+      c.activations = testing::ActivationFill::kOutliers;
+      for (const std::string& schedule : schedules_of(c.problem)) {
+        c.schedule = schedule;
+        EXPECT_TRUE(bench().try_case(c));
+      }
+    }
+  }
+}
+
 // A group that no tile holds: longer than K, or with a partial one at its end.
 TEST_F(Bounds, GroupsThatDoNotDivideK) {
   std::uint64_t seed = 2000;

@@ -14,6 +14,8 @@ const char* name_of_fill(testing::ActivationFill fill) {
       return "normal";
     case testing::ActivationFill::kIntegers:
       return "integers";
+    case testing::ActivationFill::kOutliers:
+      return "outliers";
   }
   return "?";
 }

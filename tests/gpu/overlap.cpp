@@ -41,7 +41,7 @@ std::vector<unsigned char> run_chain(const Plan& plan, const PackedWeight& weigh
 // read its activations before the one ahead has written them, it would read poison or the output of an earlier link.
 TEST_F(Overlap, AChainGivesTheBitsOfPlainLaunches) {
   constexpr int kLength = 25;
-  for (const std::int64_t m : {1, 2, 4, 16, 64, 300}) {
+  for (const std::int64_t m : {1, 2, 8, 16, 32, 64, 300}) {
     const Case c = square(m, 1024);
     bench().prepare(c);
     std::vector<testing::DeviceBuffer> buffers(2);
@@ -63,37 +63,41 @@ TEST_F(Overlap, AChainGivesTheBitsOfPlainLaunches) {
 }
 
 // The kernel ahead is not ours: a long copy writes the activations.
-TEST_F(Overlap, WaitsForAForeignProducer) {
+void wait_for_a_copy(Workbench& bench, std::int64_t m) {
   constexpr std::size_t kBallast = std::size_t{256} << 20;
-  const Case c = square(1, 4096);
-  bench().prepare(c);
-  require(bench().make_plan(c));
+  const Case c = square(m, 4096);
+  bench.prepare(c);
+  require(bench.make_plan(c));
   PlanOptions options;
   options.device = Device::cuda();
   options.overlap = true;
   const Plan overlapped = require(plan(c.problem, options));
-  bench().poison_output(c);
-  require(run(overlapped, bench().arguments(), nullptr, 0, bench().stream()));
-  const auto expected = bench().output();
+  bench.poison_output(c);
+  require(run(overlapped, bench.arguments(), nullptr, 0, bench.stream()));
+  const auto expected = bench.output();
 
   testing::DeviceBuffer from;
   testing::DeviceBuffer to;
   testing::DeviceBuffer activations;
   require(from.resize(kBallast));
   require(to.resize(kBallast));
-  const std::size_t bytes = static_cast<std::size_t>(c.problem.k) * 2;
+  const std::size_t bytes = static_cast<std::size_t>(m * c.problem.k) * 2;
   require(activations.resize(bytes));
-  require(cudaMemcpyAsync(activations.data(), bench().a().data(), bytes, cudaMemcpyDeviceToDevice, bench().stream()),
+  require(cudaMemcpyAsync(activations.data(), bench.a().data(), bytes, cudaMemcpyDeviceToDevice, bench.stream()),
           "copy");
   for (int repetition = 0; repetition < 20; ++repetition) {
-    require(cudaMemsetAsync(bench().a().data(), 0xff, bytes, bench().stream()), "poison");
-    bench().poison_output(c);
-    require(cudaMemcpyAsync(to.data(), from.data(), kBallast, cudaMemcpyDeviceToDevice, bench().stream()), "ballast");
-    require(cudaMemcpyAsync(bench().a().data(), activations.data(), bytes, cudaMemcpyDeviceToDevice, bench().stream()),
+    require(cudaMemsetAsync(bench.a().data(), 0xff, bytes, bench.stream()), "poison");
+    bench.poison_output(c);
+    require(cudaMemcpyAsync(to.data(), from.data(), kBallast, cudaMemcpyDeviceToDevice, bench.stream()), "ballast");
+    require(cudaMemcpyAsync(bench.a().data(), activations.data(), bytes, cudaMemcpyDeviceToDevice, bench.stream()),
             "copy");
-    require(run(overlapped, bench().arguments(), nullptr, 0, bench().stream()));
-    ASSERT_EQ(bench().output(), expected) << "repetition " << repetition;
+    require(run(overlapped, bench.arguments(), nullptr, 0, bench.stream()));
+    ASSERT_EQ(bench.output(), expected) << "repetition " << repetition;
   }
+}
+
+TEST_F(Overlap, WaitsForAForeignProducer) {
+  for (const std::int64_t m : {1, 2, 8, 20, 40}) wait_for_a_copy(bench(), m);
 }
 
 }  // namespace

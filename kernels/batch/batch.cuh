@@ -1,0 +1,104 @@
+#pragma once
+
+#include "kernels/batch/config.h"
+#include "kernels/batch/multiplier.cuh"
+#include "kernels/epilogue/store.cuh"
+#include "kernels/stream/ring.cuh"
+#include "kernels/timeline.h"
+
+namespace machete::batch {
+
+template <class Config>
+struct Params {
+  stream::TensorMaps maps;
+  layout::Groups groups;
+  SharedLayout<Config> shared;
+  stream::RowTiles row_tiles;
+  epilogue::Store<typename Config::Element> store;
+  int slots_of_k;
+  int early_slots;  // of a warp, whose weights are fetched before the activations are there
+  kernels::Timeline timeline;
+};
+
+/// Adds up the warps' sums of a row tile, always in the order of the warps, and stores them.
+template <class Config>
+__device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
+                                 int row_tile, bool reused, float* partial /* [kWarps][kRoundTokens][kPitch] */) {
+  constexpr int kTokens = Config::kRoundTokens;
+  constexpr int kPerToken = Config::kRows / 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float* own = partial + warp * kTokens * Config::kPitch + lane % 4 * 2 * Config::kPitch + lane / 4;
+#pragma unroll
+  for (int first = 0; first < Config::kTokens; first += kTokens) {
+    if (first >= store.m) break;
+    if (first > 0 || reused) __syncthreads();  // what was there has been read
+#pragma unroll
+    for (int o = 0; o < kTokens / 8; ++o) {
+#pragma unroll
+      for (int s = 0; s < Config::kStrips; ++s) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          own[(o * 8 + i % 2) * Config::kPitch + s * 16 + i / 2 * 8] = sums.value[s][first / 8 + o][i];
+        }
+      }
+    }
+    __syncthreads();
+    const int items = min(kTokens, store.m - first) * kPerToken;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < items; i += Config::kThreads) {
+      const int token = i / kPerToken;
+      const int feature = i % kPerToken * 4;
+      float4 sum = {0, 0, 0, 0};
+#pragma unroll
+      for (int w = 0; w < Config::kWarps; ++w) {
+        const float4 v = *reinterpret_cast<const float4*>(partial + (w * kTokens + token) * Config::kPitch + feature);
+        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+      }
+      store(first + token, row_tile * Config::kRows + feature, sum);
+    }
+  }
+}
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_constant__ Params<Config> p) {
+  extern __shared__ std::uint8_t unaligned[];
+  std::uint8_t* raw = unaligned + (-cute::cast_smem_ptr_to_uint(unaligned) & (SharedLayout<Config>::kAlignment - 1));
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+
+  // Dependents may be launched at once: they find no room beside this CTA, and take its place when it leaves.
+  asm volatile("griddepcontrol.launch_dependents;");
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kStarted);
+
+  const int first = p.row_tiles.first(static_cast<int>(blockIdx.x));
+  const int end = p.row_tiles.first(static_cast<int>(blockIdx.x) + 1);
+  stream::SlotCursor cursor{first, warp};
+  cursor.wrap(p.slots_of_k);
+  stream::Ring<Config> ring(p.maps, p.groups, p.shared.ring, raw, warp, p.slots_of_k, end, cursor);
+  ring.initialise();
+  ring.prefetch_weights(p.early_slots);
+  asm volatile("griddepcontrol.wait;" ::: "memory");  // the activations are there
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kDependencyMet);
+  ring.fill(p.early_slots);
+  if (p.timeline.moments != nullptr) {
+    if (first < end) ring.wait();
+    if (threadIdx.x == 0) p.timeline.mark(kernels::kActivationsThere);
+  }
+
+  const Multiplier<Config> multiply(p.groups);
+  auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
+  for (int row_tile = first; row_tile < end; ++row_tile) {
+    Sums<Config> sums = {};
+    while (cursor.row_tile == row_tile) {
+      ring.wait();
+      multiply(ring.weights(), ring.scales(), ring.activations(), cursor.slot, sums);
+      ring.release();
+      cursor.advance(Config::kWarps, p.slots_of_k);
+    }
+    if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
+    reduce_and_store<Config>(p.store, sums, row_tile, row_tile > first, partial);
+  }
+  if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
+}
+
+}  // namespace machete::batch

@@ -1,0 +1,78 @@
+#pragma once
+
+/// The host side of one compiled batch kernel.
+
+#include "kernels/batch/batch.cuh"
+#include "kernels/kernel.h"
+#include "kernels/launch.h"
+#include "kernels/tensor_map.h"
+
+namespace machete::batch {
+
+constexpr int ceil_div(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+template <class Config>
+SharedLayout<Config> shared_layout(const packing::Shape& shape) {
+  return SharedLayout<Config>::make(layout::groups_of(shape, Config::kSlotK).per_stage);
+}
+
+template <class Config>
+int shared_memory(const packing::Shape& shape) {
+  return shared_layout<Config>(shape).bytes;
+}
+
+template <class Config>
+const char* refusal(const packing::Shape& shape, std::int64_t tokens) {
+  if (tokens > Config::kTokens) return "more tokens than the kernel is compiled for";
+  if (shared_layout<Config>(shape).ring.slots < 1) return "a slot's scales do not fit into shared memory";
+  return nullptr;
+}
+
+template <class Config>
+int prepare() {
+  return kernels::prepare(reinterpret_cast<const void*>(&batch<Config>), SharedLayout<Config>::kLimit);
+}
+
+template <class Config>
+int launch(const kernels::Launch& launch, void* stream) {
+  using Element = typename Config::Element;
+  const auto& shape = launch.shape;
+  Params<Config> params;
+  params.groups = layout::groups_of(shape, Config::kSlotK);
+  if (!kernels::encode_activations(launch, Config::kTokens, &params.maps.activations) ||
+      !kernels::encode_weights(launch, Config::kSlotK, Config::kStrips, &params.maps.weights) ||
+      !kernels::encode_scales(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
+    return cudaErrorInvalidValue;
+  }
+  params.shared = shared_layout<Config>(shape);
+  params.row_tiles = stream::RowTiles::share(ceil_div(shape.n, Config::kRows), launch.sms);
+  params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
+  params.slots_of_k = ceil_div(shape.k, Config::kSlotK);
+  params.early_slots =
+      stream::early_slots(params.row_tiles, params.slots_of_k, Config::kWarps, params.shared.ring.slots);
+  params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
+  return kernels::launch(&batch<Config>, params, {params.row_tiles.ctas, Config::kThreads, params.shared.bytes},
+                         launch.overlap, stream);
+}
+
+template <class Config>
+constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataType a_type) {
+  kernels::Kernel kernel = {};
+  kernel.name = name;
+  kernel.family = kernels::Family::kBatch;
+  kernel.w_type = w_type;
+  kernel.a_type = a_type;
+  kernel.tile = {Config::kRows, Config::kTokens, Config::kSlotK};
+  kernel.ctas_per_sm = 1;
+  kernel.max_splits = 1;
+  kernel.may_overlap = true;
+  kernel.aligned_rows = true;
+  kernel.function = reinterpret_cast<const void*>(&batch<Config>);
+  kernel.shared_memory = &shared_memory<Config>;
+  kernel.refusal = &refusal<Config>;
+  kernel.prepare = &prepare<Config>;
+  kernel.launch = &launch<Config>;
+  return kernel;
+}
+
+}  // namespace machete::batch

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+namespace machete::kernels {
+
+/// Lets a kernel use up to `shared_memory` bytes a CTA; a cudaError_t.
+inline int prepare(const void* kernel, int shared_memory) {
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory);
+  if (error != cudaSuccess) return error;
+  // Kernels that divide an SM's memory differently cannot follow each other without a pause.
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
+struct Grid {
+  int ctas;
+  int threads;
+  int shared_memory;  // bytes a CTA
+  int cluster = 1;    // CTAs
+};
+
+/// A cudaError_t. With overlap, the kernel may start before the one ahead in the stream has finished.
+template <class Params>
+int launch(void (*kernel)(Params), const Params& params, const Grid& grid, bool overlap, void* stream) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(grid.ctas));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared_memory);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = attributes;
+  config.numAttrs = overlap ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+}  // namespace machete::kernels

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cute/config.hpp>
+
+namespace machete::stream {
+
+/// How row tiles are shared out: every CTA has `shorter`, the first `longer` CTAs one more.
+struct RowTiles {
+  int ctas;
+  int shorter;
+  int longer;
+
+  /// Over as few CTAs as share them evenly: an idle one would only delay the kernel behind it.
+  static RowTiles share(int row_tiles, int sms) {
+    const int passes = (row_tiles + sms - 1) / sms;
+    const int ctas = (row_tiles + passes - 1) / passes;
+    return {ctas, row_tiles / ctas, row_tiles % ctas};
+  }
+
+  CUTE_HOST_DEVICE int first(int cta) const { return cta * shorter + (cta < longer ? cta : longer); }
+};
+
+/// How many slots of a warp's weights are fetched before the activations are there. They delay those, a burst of a
+/// whole ring by up to 5 us: a small linear gains most from its activations, a large one from keeping memory busy.
+inline int early_slots(const RowTiles& tiles, int slots_of_k, int warps, int slots_of_ring) {
+  const int row_tiles = tiles.shorter + (tiles.longer > 0 ? 1 : 0);
+  const int early = row_tiles * slots_of_k <= 2 * warps ? 1 : 2;
+  return early < slots_of_ring ? early : slots_of_ring;
+}
+
+/// What a warp works through: every kWarps-th slot of its CTA's row tiles, along K, then the next row tile.
+struct SlotCursor {
+  int row_tile;
+  int slot;  // of K
+
+  __device__ void advance(int warps, int slots_of_k) {
+    slot += warps;
+    wrap(slots_of_k);
+  }
+  __device__ void wrap(int slots_of_k) {
+#pragma unroll 1
+    while (slot >= slots_of_k) {
+      slot -= slots_of_k;
+      ++row_tile;
+    }
+  }
+};
+
+}  // namespace machete::stream
