@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "api/plan_state.h"
 #include "bench/arena.h"
 #include "bench/cublas_baseline.h"
 #include "bench/machine.h"
@@ -19,6 +20,7 @@
 #include "bench/rotation.h"
 #include "bench/stage.h"
 #include "bench/suite.h"
+#include "bench/timeline.h"
 #include "bench/timer.h"
 #include "machete/machete.h"
 #include "testing/cuda_status.h"
@@ -55,6 +57,9 @@ Status check_options(const BenchOptions& options) {
               fmt::format("activations of {} are not benchmarked; take bf16 or f16", name_of(type))};
     }
   }
+  if (options.timeline && !options.json_path.empty()) {
+    return {StatusCode::kInvalidArgument, "a timeline is printed, not written; leave the JSON path out"};
+  }
   if (options.group_sizes.empty()) return {StatusCode::kInvalidArgument, "no group size is given; take 128"};
   if (options.all_schedules && !options.schedule.empty()) {
     return {StatusCode::kInvalidArgument, "either one schedule is forced or all are timed; choose one"};
@@ -86,6 +91,8 @@ class Session {
   Status time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage, const Problem& problem);
   Status time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type, std::int64_t group_size);
 
+  Status show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans);
+
   Result<std::vector<Plan>> plans_for(const Problem& problem);
   Status reserve_workspace(const std::vector<Plan>& plans);
   Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
@@ -104,6 +111,7 @@ class Session {
     result.device = device();
     result.schedule = schedule;
     result.overlap = options_.overlap;
+    result.batch_invariant = options_.batch_invariant;
     return result;
   }
   double read_floor_us(std::int64_t bytes) const { return static_cast<double>(bytes) / report_.read_tb_s / 1e6; }
@@ -155,6 +163,7 @@ Status Session::run() {
       }
     }
   }
+  if (options_.timeline) return {};
   if (report_.rows.empty()) return in_context(not_served_, "nothing was timed");
   if (!options_.json_path.empty()) {
     const std::string text = to_json(report_).dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
@@ -227,6 +236,7 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
   if (Status status = stage->fill(a_type, stream_.get()); !status.ok()) return status;
 
   for (const RotatedWeight& weight : stage->weights) {
+    if (options_.timeline) break;
     for (const std::int64_t m : options_.ms) {
       const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
       step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
@@ -250,10 +260,12 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
 Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
   std::vector<std::string> names = {options_.schedule};
   if (options_.all_schedules) {
-    const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, device());
+    const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options({}));
     if (!choices.ok()) return choices.status();
     names.clear();
-    for (const ScheduleChoice& choice : *choices) names.push_back(choice.name);
+    for (const ScheduleChoice& choice : *choices) {
+      if (options_.top == 0 || names.size() < static_cast<std::size_t>(options_.top)) names.push_back(choice.name);
+    }
   }
   std::vector<Plan> plans;
   for (const std::string& name : names) {
@@ -386,6 +398,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
     plans.push_back(std::move(*plan));
   }
   if (Status status = reserve_workspace(plans); !status.ok()) return status;
+  if (options_.timeline) return show_timeline(suite, stage, plans);
 
   // Chain i reads copy i of every weight; the slots alternate from linear to linear.
   std::vector<Contender> contenders;
@@ -416,6 +429,27 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   printer_.chain(chain);
   report_.chains.push_back(std::move(chain));
   return {};
+}
+
+// The last of a few chains, when each kernel has met the ones that go before it.
+Status Session::show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans) {
+  constexpr std::size_t kChains = 5;
+  std::vector<TimelineEntry> chain;
+  for (std::size_t i = 0; i < kChains * plans.size(); ++i) {
+    const std::size_t linear = i % plans.size();
+    const auto copy = static_cast<std::int64_t>(i / plans.size());
+    chain.push_back({stage.weights[linear].shape().name + " " + plans[linear].schedule(),
+                     [&plans, &stage, this, linear, copy](void* moments, cudaStream_t stream) {
+                       const auto slot = static_cast<std::int64_t>(linear);
+                       return internal::run_recorded(
+                           plans[linear],
+                           {stage.activations[slot], &stage.weights[linear].packed(copy), stage.outputs[slot]},
+                           workspace_.data(), workspace_.size(), Stream(stream), moments);
+                     }});
+  }
+  printer_.note(fmt::format("{} chain, M={}, {}{}", suite.name, plans.front().problem().m,
+                            name_of(plans.front().problem().a_type), options_.overlap ? ", dependent launch" : ""));
+  return print_timeline(chain, (kChains - 1) * plans.size(), stream_.get());
 }
 
 }  // namespace

@@ -17,7 +17,10 @@ struct BenchOptions {
   std::string json_path;                       // where the results go; empty: nowhere
   std::string schedule;                        // force this one; shapes that it does not serve are left out
   bool all_schedules = false;                  // one row for every schedule that serves a problem
+  int top = 0;                                 // of all schedules only so many, best by the planner's estimate; 0: all
   bool overlap = false;                        // plans with programmatic dependent launch
+  bool batch_invariant = false;                // plans that give a token the same bits whatever M
+  bool timeline = false;                       // print the course of each chain's kernels instead of timing linears
   bool cublas = true;                          // time cuBLAS with 16-bit weights beside it
   bool check = true;                           // hold the results to their bounds before timing
   int device = 0;                              // the CUDA device

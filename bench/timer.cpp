@@ -135,7 +135,7 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contenders, cudaStream_t stream) {
+Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contenders, cudaStream_t stream, int replays) {
   std::vector<Track> tracks;
   double round_us = 0;
   for (const Contender& contender : contenders) {
@@ -145,8 +145,10 @@ Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contender
     tracks.push_back(std::move(*track));
   }
   const double affordable = kMeasurementUs * static_cast<double>(tracks.size()) / std::max(round_us, 1.0);
-  const int replays =
-      static_cast<int>(std::clamp(affordable, static_cast<double>(kMinReplays), static_cast<double>(kMaxReplays)));
+  if (replays == 0) {
+    replays =
+        static_cast<int>(std::clamp(affordable, static_cast<double>(kMinReplays), static_cast<double>(kMaxReplays)));
+  }
 
   // Everything is enqueued before anything is waited for, so that graphs follow each other without pauses.
   std::vector<std::vector<Stopwatch>> watches(tracks.size());
@@ -169,6 +171,18 @@ Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contender
     medians.push_back(median(std::move(times)));
   }
   return medians;
+}
+
+Status run_once(const Contender& contender, cudaStream_t stream) {
+  Status status = contender.launch(0, stream);  // loads code
+  if (status.ok()) status = cuda_status(cudaStreamSynchronize(stream), "first launch");
+  if (!status.ok()) return status;
+  const Result<GraphExec> graph = capture(contender, contender.min_launches, stream);
+  if (!graph.ok()) return graph.status();
+  for (int i = 0; i < 2 && status.ok(); ++i) {
+    status = cuda_status(cudaGraphLaunch(graph->get(), stream), "cudaGraphLaunch");
+  }
+  return status.ok() ? cuda_status(cudaStreamSynchronize(stream), "the graph") : status;
 }
 
 }  // namespace machete::bench

@@ -48,6 +48,7 @@ struct Kernel {
   int max_splits;     // a power of two
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // lda must be a multiple of 8
+  int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;
   int (*shared_memory)(const packing::Shape&);                         // bytes a CTA
   const char* (*refusal)(const packing::Shape&, std::int64_t tokens);  // why it cannot serve a problem, or null

@@ -25,7 +25,10 @@ struct Options {
   std::string json_path;
   std::string schedule;
   bool all_schedules = false;
+  int top = 0;
   bool overlap = false;
+  bool batch_invariant = false;
+  bool timeline = false;
   bool no_cublas = false;
   bool no_check = false;
   std::optional<Device> device;
@@ -46,7 +49,10 @@ Status bench_on_gpu(const Options& options) {
   bench.json_path = options.json_path;
   bench.schedule = options.schedule;
   bench.all_schedules = options.all_schedules;
+  bench.top = options.top;
   bench.overlap = options.overlap;
+  bench.batch_invariant = options.batch_invariant;
+  bench.timeline = options.timeline;
   bench.cublas = !options.no_cublas;
   bench.check = !options.no_check;
   bench.device = device.ordinal;
@@ -75,7 +81,8 @@ before it is timed.
 Examples:
   machete bench
   machete bench --suite llama8b,square --m 1,16,256 --a bf16 --json results.json
-  machete bench --suite llama8b --m 1 --all-schedules)");
+  machete bench --suite llama8b --m 1 --all-schedules
+  machete bench --suite llama8b --m 16 --a bf16 --overlap --timeline)");
   auto options = std::make_shared<Options>();
   command->add_option("--suite", options->suites, "llama8b, llama70b, square, deepseek, odd; default llama8b")
       ->delimiter(',')
@@ -96,7 +103,13 @@ Examples:
   command->add_flag("--all-schedules", options->all_schedules, "a row for every schedule that serves a problem")
       ->excludes(schedule)
       ->option_text(" ");
+  command->add_option("--top", options->top, "with --all-schedules: only so many, best by the planner's estimate")
+      ->check(CLI::Range(1, 1000))
+      ->option_text("COUNT");
   command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
+  command->add_flag("--batch-invariant", options->batch_invariant, "plan for the same bits whatever M (up to 64)");
+  command->add_flag("--timeline", options->timeline,
+                    "print when the CTAs of each chain's kernels start, wait, are done");
   command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");
   command->add_flag("--no-check", options->no_check, "do not check results");
   add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0");

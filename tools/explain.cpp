@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 struct Options : ProblemOptions {
   std::string schedule;
   bool overlap = false;
+  bool batch_invariant = false;
   bool json = false;
 };
 
@@ -28,9 +29,10 @@ Status explain(const Options& options) {
   plan_options.device = options.target();
   plan_options.schedule = options.schedule;
   plan_options.overlap = options.overlap;
+  plan_options.batch_invariant = options.batch_invariant;
   const Result<Plan> chosen = plan(problem, plan_options);
   if (!chosen.ok()) return chosen.status();
-  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options.device, options.overlap);
+  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options);
   if (!choices.ok()) return choices.status();
 
   if (options.json) {
@@ -74,6 +76,7 @@ Examples:
   command->add_option("--schedule", options->schedule, "explain this schedule instead of the planner's")
       ->type_name("NAME");
   command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
+  command->add_flag("--batch-invariant", options->batch_invariant, "plan for the same bits whatever M (up to 64)");
   add_json(*command, options->json);
   return {command, [options] { return explain(*options); }};
 }

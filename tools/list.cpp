@@ -45,7 +45,9 @@ void list_all(bool json) {
 
 Status list_for(const Options& options) {
   const Problem problem = options.problem();
-  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, options.target());
+  PlanOptions plan_options;
+  plan_options.device = options.target();
+  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options);
   if (!choices.ok()) return choices.status();
   if (options.json) {
     Json list = Json::array();

@@ -35,21 +35,40 @@ def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
     return entries
 
 
+def merge(entries: list[dict], kept: list[dict]) -> list[dict]:
+    """The entries, and those of the other table for more tokens of the same weight shape and way of launching."""
+
+    def key(entry: dict) -> tuple:
+        return entry["n"], entry["k"], entry["overlap"]
+
+    last: dict = collections.defaultdict(int)
+    for entry in entries:
+        last[key(entry)] = max(last[key(entry)], entry["m_max"])
+    beyond = [entry for entry in kept if entry["m_max"] > last[key(entry)]]
+    return sorted(entries + beyond, key=lambda entry: (*key(entry), entry["m_max"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu", help="the start of the device's name")
     parser.add_argument("results", type=pathlib.Path, nargs="+", help="the last that times a schedule counts")
     parser.add_argument("--tolerance", type=float, default=0.01)
+    parser.add_argument("--keep", type=pathlib.Path, help="a table whose entries beyond the tokens measured here stay")
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
     rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
     machine = results[-1]["machine"]
     runs = ", ".join(f"commit {result['commit']} on {result['date']}" for result in results)
+    entries = entries_of(rows, arguments.tolerance)
+    if arguments.keep:
+        kept = json.loads(arguments.keep.read_text())
+        runs = f"{runs} (and before, for more tokens: {kept['provenance']})"
+        entries = merge(entries, kept["entries"])
     table = {
         "gpu": arguments.gpu,
         "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
         f"CUDA {machine['cuda']}, bf16, group size 128",
-        "entries": entries_of(rows, arguments.tolerance),
+        "entries": entries,
     }
     head = {key: value for key, value in table.items() if key != "entries"}
     lines = ",\n".join("    " + json.dumps(entry) for entry in table["entries"])

@@ -19,11 +19,15 @@ struct PlanOptions {
   // activations, but not the weight. Same bits as without. Schedules that were measured to lose by it launch plainly
   // all the same.
   bool overlap = false;
+  // Of M <= 64 (CUDA): a token's result has the same bits whatever M and its place among the tokens, under every plan
+  // with this option for the same N, K, types and group size. docs/design-notes.md says what it costs.
+  bool batch_invariant = false;
 };
 
 namespace internal {
 struct PlanState;
-}
+struct PlanAccess;
+}  // namespace internal
 
 /// A decision for one problem on one device: which schedule runs, and how. Immutable and cheap to copy; may be run from
 /// any number of threads and streams at once, each run with its own workspace and output.
@@ -36,7 +40,7 @@ class Plan {
 
  private:
   friend Result<Plan> plan(const Problem&, const PlanOptions&);
-  friend Status run(const Plan&, const struct Arguments&, void*, std::size_t, Stream);
+  friend struct internal::PlanAccess;
   std::shared_ptr<const internal::PlanState> state_;
 };
 
@@ -60,16 +64,15 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options = {});
 Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
            Stream stream = {});
 
-/// Every schedule that can serve the problem on the device, best first by the planner's estimate; `overlap` as in
-/// PlanOptions.
+/// Every schedule that can serve the problem under the options (of which `schedule` is ignored), best first by the
+/// planner's estimate.
 struct ScheduleChoice {
   std::string name;
   double estimate_us = 0;  // by the cost model
   std::size_t workspace_size = 0;
   std::string reason;  // what bounds it, in words
 };
-Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device = default_device(),
-                                                   bool overlap = false);
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const PlanOptions& options = {});
 
 /// Every kernel compiled into this build.
 struct KernelInfo {

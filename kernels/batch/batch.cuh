@@ -20,10 +20,11 @@ struct Params {
   kernels::Timeline timeline;
 };
 
-/// Adds up the warps' sums of a row tile, always in the order of the warps, and stores them.
+/// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them.
 template <class Config>
 __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
-                                 int row_tile, bool reused, float* partial /* [kWarps][kRoundTokens][kPitch] */) {
+                                 int row_tile, int first_warp, bool reused,
+                                 float* partial /* [kWarps][kRoundTokens][kPitch] */) {
   constexpr int kTokens = Config::kRoundTokens;
   constexpr int kPerToken = Config::kRows / 4;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -52,7 +53,9 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int w = 0; w < Config::kWarps; ++w) {
-        const float4 v = *reinterpret_cast<const float4*>(partial + (w * kTokens + token) * Config::kPitch + feature);
+        const int from = (first_warp + w) % Config::kWarps;
+        const float4 v =
+            *reinterpret_cast<const float4*>(partial + (from * kTokens + token) * Config::kPitch + feature);
         sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
       }
       store(first + token, row_tile * Config::kRows + feature, sum);
@@ -72,8 +75,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
 
   const int first = p.row_tiles.first(static_cast<int>(blockIdx.x));
   const int end = p.row_tiles.first(static_cast<int>(blockIdx.x) + 1);
-  stream::SlotCursor cursor{first, warp};
-  cursor.wrap(p.slots_of_k);
+  stream::SlotCursor<Config> cursor(first, warp, p.slots_of_k);
   stream::Ring<Config> ring(p.maps, p.groups, p.shared.ring, raw, warp, p.slots_of_k, end, cursor);
   ring.initialise();
   ring.prefetch_weights(p.early_slots);
@@ -87,16 +89,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
 
   const Multiplier<Config> multiply(p.groups);
   auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
+  int first_warp = 0;  // that takes the first turn of a row tile
   for (int row_tile = first; row_tile < end; ++row_tile) {
     Sums<Config> sums = {};
+    Sums<Config> group = {};  // of the scale group in hand, unscaled
     while (cursor.row_tile == row_tile) {
       ring.wait();
-      multiply(ring.weights(), ring.scales(), ring.activations(), cursor.slot, sums);
+      multiply(ring.weights(), ring.scales(), ring.activations(), cursor, sums, group);
       ring.release();
-      cursor.advance(Config::kWarps, p.slots_of_k);
+      cursor.advance(p.slots_of_k);
     }
     if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
-    reduce_and_store<Config>(p.store, sums, row_tile, row_tile > first, partial);
+    reduce_and_store<Config>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
+    first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
   }
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
 }

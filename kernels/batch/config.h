@@ -14,14 +14,19 @@ struct Config {
   using Converter = Converter_;             // kernels/convert
   static constexpr int kStrips = kStrips_;  // of 16 rows, that a CTA works on at a time
   static constexpr int kTokens = kTokens_;
-  static constexpr int kSlotK = kSlotK_;  // what a warp consumes at a time: kStrips x kSlotK weights
+  static constexpr int kSlotK = kSlotK_;  // of the ring's slots: kStrips x kSlotK weights
   static constexpr int kWarps = kWarps_;
+
+  // Warps take K in turns of 128, a slot or two, whatever the tile: kernels with as many warps add in the same order,
+  // and give a token the same bits.
+  static constexpr int kTurnK = 128;
+  static constexpr int kTurnSlots = kTurnK / kSlotK;
 
   static constexpr int kRows = kStrips * layout::kStripRows;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kTiles = kSlotK / layout::kTileK;
   static constexpr int kOctets = kTokens / 8;  // of tokens: MMAs a strip and k16 step
-  static_assert(kTokens % 8 == 0 && kSlotK % layout::kTileK == 0 && kSlotK <= 256);
+  static_assert(kTokens % 8 == 0 && kSlotK % layout::kTileK == 0 && kTurnK % kSlotK == 0);
 
   static constexpr int kWeightBytes = kStrips * kTiles * layout::kTileBytes;      // [strip][tile][512]
   static constexpr int kActivationBytes = kTiles * kTokens * layout::kTileK * 2;  // [tile][token][64], swizzled

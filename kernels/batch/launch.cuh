@@ -47,7 +47,7 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.shared = shared_layout<Config>(shape);
   params.row_tiles = stream::RowTiles::share(ceil_div(shape.n, Config::kRows), launch.sms);
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
-  params.slots_of_k = ceil_div(shape.k, Config::kSlotK);
+  params.slots_of_k = ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
   params.early_slots =
       stream::early_slots(params.row_tiles, params.slots_of_k, Config::kWarps, params.shared.ring.slots);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
@@ -67,6 +67,7 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.max_splits = 1;
   kernel.may_overlap = true;
   kernel.aligned_rows = true;
+  kernel.order = Config::kWarps;
   kernel.function = reinterpret_cast<const void*>(&batch<Config>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal<Config>;

@@ -7,6 +7,7 @@
 
 #include "kernels/batch/config.h"
 #include "kernels/layout/groups.h"
+#include "kernels/stream/row_tiles.h"
 
 namespace machete::batch {
 
@@ -31,7 +32,7 @@ struct Sums {
   float value[Config::kStrips][Config::kOctets][4];
 };
 
-/// Multiplies one slot into the sums: q - 8 exactly in the MMA, the scale after it in fp32.
+/// Multiplies slots into the sums: q - 8 exactly in the MMA, the scale after it in fp32.
 template <class Config>
 struct Multiplier {
   using Element = typename Config::Element;
@@ -48,52 +49,77 @@ struct Multiplier {
     lane_address = static_cast<std::uint32_t>(token * 128 + ((chunk ^ (lane % 8)) << 4));
   }
 
-  __device__ void operator()(const std::uint8_t* weights, const std::uint8_t* scales, const std::uint8_t* swizzled,
-                             int slot_of_k, Sums<Config>& sums) const {
-    const std::uint32_t activations = cute::cast_smem_ptr_to_uint(swizzled);
-    Sums<Config> group = {};
-    if (groups.tiles_per_group % Config::kTiles == 0 && groups.tiles_per_group != 0) {
-#pragma unroll
-      for (int tile = 0; tile < Config::kTiles; ++tile) {
-        multiply_tile(
-            weights, activations, tile, [&](int) {}, group);
-      }
-      flush(scales, 0, 1, group, sums);
+  /// `group` holds what a turn's earlier slot left of an unfinished group. Sums are scaled at the end of a group or
+  /// turn.
+  __device__ void operator()(const std::uint8_t* weights /* [strip][tile][512] */,
+                             const std::uint8_t* scales /* [strip][group][16] */,
+                             const std::uint8_t* activations /* [tile][token][64], swizzled */,
+                             const stream::SlotCursor<Config>& cursor, Sums<Config>& sums, Sums<Config>& group) const {
+    const Slot slot{weights, scales, cute::cast_smem_ptr_to_uint(activations)};
+    if constexpr (Config::kTurnSlots == 1) group = {};
+    // The usual group sizes without branches, so that loads run ahead.
+    if (groups.tiles_per_group != 0 && groups.tiles_per_group % (Config::kTurnK / layout::kTileK) == 0) {
+      multiply<Config::kTiles * layout::kSteps>(slot, cursor.last_of_turn(), sums, group);
+    } else if (groups.tiles_per_group == 1) {
+      multiply<layout::kSteps>(slot, true, sums, group);
+    } else if (groups.groups_per_tile == 2) {
+      multiply<layout::kSteps / 2>(slot, true, sums, group);
     } else {
-      int index = 0;
-      const int first_tile = slot_of_k * Config::kTiles;
-      int tile_of_group = first_tile - groups.group_of(first_tile) * groups.tiles_per_group;
-      const int per_step = groups.fine() ? groups.groups_per_tile : 0;
-#pragma unroll 1
-      for (int tile = 0; tile < Config::kTiles; ++tile) {
-        ++tile_of_group;
-        const bool last = groups.fine() || tile_of_group == groups.tiles_per_group || tile + 1 == Config::kTiles;
-        multiply_tile(
-            weights, activations, tile,
-            [&](int step) {
-              if (step + 1 == layout::kSteps ? last : per_step * (step + 1) % layout::kSteps == 0 && per_step != 0) {
-                flush(scales, index, groups.per_stage, group, sums);
-                group = {};
-                ++index;
-              }
-            },
-            group);
-        if (tile_of_group == groups.tiles_per_group) tile_of_group = 0;
-      }
+      multiply_any(slot, cursor, sums, group);
     }
   }
 
  private:
+  struct Slot {
+    const std::uint8_t* weights;
+    const std::uint8_t* scales;
+    std::uint32_t activations;  // address in shared memory
+  };
+
+  /// Every kGroupSteps k16 steps a group ends, but for the last one of the slot if that goes on in the next.
+  template <int kGroupSteps>
+  __device__ void multiply(const Slot& slot, bool ends, Sums<Config>& sums, Sums<Config>& group) const {
+    constexpr int kGroups = Config::kTiles * layout::kSteps / kGroupSteps;
+#pragma unroll
+    for (int tile = 0; tile < Config::kTiles; ++tile) {
+      multiply_tile(slot, tile, group, [&](int step) {
+        const int done = tile * layout::kSteps + step + 1;
+        if (done % kGroupSteps != 0 || (done / kGroupSteps == kGroups && !ends)) return;
+        scale(slot, done / kGroupSteps - 1, kGroups, group, sums);
+        group = {};
+      });
+    }
+  }
+
+  /// Groups of 16, and those of which a turn holds no whole number.
+  __device__ void multiply_any(const Slot& slot, const stream::SlotCursor<Config>& cursor, Sums<Config>& sums,
+                               Sums<Config>& group) const {
+    const int first_tile = cursor.slot * Config::kTiles;
+    int tile_of_group = first_tile - groups.group_of(first_tile) * groups.tiles_per_group;
+    int index = 0;
+#pragma unroll 1
+    for (int tile = 0; tile < Config::kTiles; ++tile) {
+      const bool group_ends = ++tile_of_group == groups.tiles_per_group;
+      const bool ends = groups.fine() || group_ends || (tile + 1 == Config::kTiles && cursor.last_of_turn());
+      multiply_tile(slot, tile, group, [&](int step) {
+        if (step + 1 == layout::kSteps ? !ends : !groups.fine()) return;
+        scale(slot, index, groups.per_stage, group, sums);
+        group = {};
+        if (groups.fine() || group_ends) ++index;
+      });
+      if (group_ends) tile_of_group = 0;
+    }
+  }
+
   template <class AfterStep>
-  __device__ void multiply_tile(const std::uint8_t* weights, std::uint32_t activations, int tile, AfterStep after_step,
-                                Sums<Config>& group) const {
+  __device__ void multiply_tile(const Slot& slot, int tile, Sums<Config>& group, AfterStep after_step) const {
     uint4 packed[Config::kStrips];
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
       packed[s] =
-          *reinterpret_cast<const uint4*>(weights + (s * Config::kTiles + tile) * layout::kTileBytes + lane * 16);
+          *reinterpret_cast<const uint4*>(slot.weights + (s * Config::kTiles + tile) * layout::kTileBytes + lane * 16);
     }
-    const std::uint32_t tile_address = activations + tile * Config::kTokens * 128 + lane_address;
+    const std::uint32_t tile_address = slot.activations + tile * Config::kTokens * 128 + lane_address;
     std::uint32_t b[4];
 #pragma unroll
     for (int step = 0; step < layout::kSteps; ++step) {
@@ -124,18 +150,18 @@ struct Multiplier {
     }
   }
 
-  __device__ void flush(const std::uint8_t* scales, int index, int per_slot, const Sums<Config>& group,
+  __device__ void scale(const Slot& slot, int index, int per_slot, const Sums<Config>& group,
                         Sums<Config>& sums) const {
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
       // The scales of the lane's two rows are neighbours (layout::scale_layout).
-      const auto pair = reinterpret_cast<const std::uint32_t*>(scales)[(s * per_slot + index) * 8 + lane / 4];
-      const float scale[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
+      const auto pair = reinterpret_cast<const std::uint32_t*>(slot.scales)[(s * per_slot + index) * 8 + lane / 4];
+      const float factor[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
 #pragma unroll
       for (int o = 0; o < Config::kOctets; ++o) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          sums.value[s][o][i] = fmaf(group.value[s][o][i], scale[i / 2], sums.value[s][o][i]);
+          sums.value[s][o][i] = fmaf(group.value[s][o][i], factor[i / 2], sums.value[s][o][i]);
         }
       }
     }

@@ -22,6 +22,7 @@ struct Config {
   // A slot of the ring is what a warp consumes at a time: kStrips x 256 k. 4 KB and more a copy saturate memory.
   static constexpr int kTiles = 4;  // of 64 k
   static constexpr int kSlotK = kTiles * layout::kTileK;
+  static constexpr int kTurnSlots = 1;                                        // that a warp takes one after the other
   static constexpr int kWeightBytes = kStrips * kTiles * layout::kTileBytes;  // [strip][tile][512]
   static constexpr int kActivationBytes = 0;                                  // they have a place of their own
 

@@ -233,8 +233,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
 
   const int first = p.row_tiles.first(static_cast<int>(blockIdx.x));
   const int end = p.row_tiles.first(static_cast<int>(blockIdx.x) + 1);
-  stream::SlotCursor cursor{first, warp};
-  cursor.wrap(p.slots_of_k);
+  stream::SlotCursor<Config> cursor(first, warp, p.slots_of_k);
   stream::Ring<Config> ring(p.maps, p.groups, p.shared.ring, raw, warp, p.slots_of_k, end, cursor);
   ring.initialise();
   ring.prefetch_weights(p.early_slots);
@@ -285,7 +284,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
       ring.wait();
       multiply(ring.weights(), ring.scales(), cursor.slot, sums);
       ring.release();
-      cursor.advance(kWarps, p.slots_of_k);
+      cursor.advance(p.slots_of_k);
     }
 
     if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);

@@ -128,10 +128,6 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     if constexpr (Config::kPersistent) cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
     const int thread = static_cast<int>(threadIdx.x);
     Consumer<Config> consumer{shared, params.groups, thread, {}};
-    if (params.timeline.moments != nullptr) {
-      if (first < params.raster.size() && range.begin < range.end) Barrier::wait(&shared.full[0], 0);
-      if (thread == 0) params.timeline.mark(kernels::kActivationsThere);
-    }
     typename Config::Mma mma;
     Tensor accumulators =
         partition_fragment_C(mma, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{});  // (MMA,MMA_N,MMA_M)

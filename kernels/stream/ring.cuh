@@ -55,7 +55,7 @@ template <class Config>
 class Ring {
  public:
   __device__ Ring(const TensorMaps& maps, const layout::Groups& groups, const RingLayout<Config>& layout,
-                  std::uint8_t* shared, int warp, int slots_of_k, int end, SlotCursor first)
+                  std::uint8_t* shared, int warp, int slots_of_k, int end, SlotCursor<Config> first)
       : maps_(maps),
         groups_(groups),
         activations_(shared + layout.activations + warp * layout.slots * Config::kActivationBytes),
@@ -79,11 +79,11 @@ class Ring {
 
   /// The weights of the first `count` slots, which no kernel ahead in the stream writes.
   __device__ void prefetch_weights(int count) const {
-    SlotCursor from = next_;
+    SlotCursor<Config> from = next_;
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
       fetch_weights(i, from);
-      from.advance(Config::kWarps, slots_of_k_);
+      from.advance(slots_of_k_);
     }
   }
   /// The rest of the ring, now that the activations are there.
@@ -92,7 +92,7 @@ class Ring {
     for (int i = 0; i < slots_; ++i) {
       if (i >= prefetched) fetch_weights(i, next_);
       fetch_activations(i, next_);
-      next_.advance(Config::kWarps, slots_of_k_);
+      next_.advance(slots_of_k_);
     }
   }
 
@@ -107,7 +107,7 @@ class Ring {
     __syncwarp();
     fetch_weights(place_, next_);
     fetch_activations(place_, next_);
-    next_.advance(Config::kWarps, slots_of_k_);
+    next_.advance(slots_of_k_);
     if (++place_ == slots_) {
       place_ = 0;
       phase_ ^= 1;
@@ -118,7 +118,7 @@ class Ring {
   static constexpr auto kOnce = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST);
   static constexpr auto kShared = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
-  __device__ void fetch_weights(int place, SlotCursor from) const {
+  __device__ void fetch_weights(int place, SlotCursor<Config> from) const {
     if (from.row_tile >= end_) return;
     const int group = groups_.group_of(from.slot * Config::kTiles);
     if (cute::elect_one_sync()) {
@@ -133,7 +133,7 @@ class Ring {
     }
   }
 
-  __device__ void fetch_activations(int place, SlotCursor from) const {
+  __device__ void fetch_activations(int place, SlotCursor<Config> from) const {
     if constexpr (Config::kActivationBytes > 0) {
       if (from.row_tile >= end_) return;
       if (cute::elect_one_sync()) {
@@ -157,9 +157,9 @@ class Ring {
   int scale_bytes_;
   int slots_;
   int slots_of_k_;
-  int end_;          // row tiles of the CTA end here
-  SlotCursor next_;  // to fetch
-  int place_ = 0;    // in hand
+  int end_;                  // row tiles of the CTA end here
+  SlotCursor<Config> next_;  // to fetch
+  int place_ = 0;            // in hand
   std::uint32_t phase_ = 0;
 };
 

@@ -28,15 +28,25 @@ inline int early_slots(const RowTiles& tiles, int slots_of_k, int warps, int slo
   return early < slots_of_ring ? early : slots_of_ring;
 }
 
-/// What a warp works through: every kWarps-th slot of its CTA's row tiles, along K, then the next row tile.
+/// What a warp works through: every kWarps-th turn of slots of its CTA's row tiles, along K, then the next row tile.
+template <class Config>
 struct SlotCursor {
   int row_tile;
-  int slot;  // of K
+  int slot;  // of K, of which there are a multiple of kTurnSlots
 
-  __device__ void advance(int warps, int slots_of_k) {
-    slot += warps;
+  __device__ SlotCursor(int first_row_tile, int warp, int slots_of_k)
+      : row_tile(first_row_tile), slot(warp * Config::kTurnSlots) {
     wrap(slots_of_k);
   }
+
+  __device__ bool last_of_turn() const { return slot % Config::kTurnSlots == Config::kTurnSlots - 1; }
+
+  __device__ void advance(int slots_of_k) {
+    slot += last_of_turn() ? (Config::kWarps - 1) * Config::kTurnSlots + 1 : 1;
+    wrap(slots_of_k);
+  }
+
+ private:
   __device__ void wrap(int slots_of_k) {
 #pragma unroll 1
     while (slot >= slots_of_k) {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "api/memory.h"
 #include "api/plan_state.h"
 #include "api/validate.h"
@@ -16,10 +18,28 @@ namespace {
 
 constexpr const char* kCpuSchedule = "cpu";
 
-std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu, bool overlap) {
+// Kernels with eight warps a CTA exist for every number of tokens that batch invariance promises.
+constexpr int kInvariantOrder = 8;
+constexpr std::int64_t kInvariantTokens = 64;
+
+Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, const PlanOptions& options) {
+  auto kernels = registry::matching(problem.w_type, problem.a_type);
+  if (!options.batch_invariant) return kernels;
+  if (problem.m > kInvariantTokens) {
+    return Status(StatusCode::kUnsupported,
+                  fmt::format("M={} with batch_invariant, which serves up to {} tokens; split M, or plan without it",
+                              problem.m, kInvariantTokens));
+  }
+  const auto other = [](const kernels::Kernel* kernel) { return kernel->order != kInvariantOrder; };
+  kernels.erase(std::remove_if(kernels.begin(), kernels.end(), other), kernels.end());
+  return kernels;
+}
+
+std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu,
+                                        const std::vector<const kernels::Kernel*>& kernels, bool overlap) {
   planner::Machine machine;
   machine.sms = gpu.sms;
-  return planner::rank(problem, registry::matching(problem.w_type, problem.a_type), machine,
+  return planner::rank(problem, kernels, machine,
                        planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k, overlap));
 }
 
@@ -50,8 +70,10 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
 Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const std::string& forced = options.schedule;
   const Problem& problem = state->problem;
-  const auto kernels = registry::matching(problem.w_type, problem.a_type);
-  if (kernels.empty()) {
+  const auto found = kernels_for(problem, options);
+  if (!found.ok()) return found.status();
+  const auto& kernels = *found;
+  if (registry::matching(problem.w_type, problem.a_type).empty()) {
     return {StatusCode::kUnsupported,
             fmt::format("this build has no CUDA kernel for {} weights with {} activations; `machete list` "
                         "shows what it has, MACHETE_INSTANCES=all builds them all",
@@ -60,7 +82,14 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const auto gpu = memory::describe(state->device.ordinal);
   if (!gpu.ok()) return gpu.status();
   if (forced.empty()) {
-    state->schedule = rank_on(problem, *gpu, options.overlap).front().schedule;
+    const auto ranked = rank_on(problem, *gpu, kernels, options.overlap);
+    if (ranked.empty()) {
+      return {StatusCode::kUnsupported, fmt::format("no kernel serves M={}, N={}, K={}, group_size={}{}", problem.m,
+                                                    problem.n, problem.k, problem.group_size,
+                                                    options.batch_invariant ? " with batch_invariant; plan without it"
+                                                                            : "; MACHETE_INSTANCES=all builds more")};
+    }
+    state->schedule = ranked.front().schedule;
   } else {
     const auto schedule = planner::parse_schedule(forced, kernels);
     if (!schedule.ok()) return schedule.status();
@@ -129,18 +158,20 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options) {
   return result;
 }
 
-Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, Device device, bool overlap) {
+Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const PlanOptions& options) {
   const auto valid = validate::problem(problem);
   if (!valid.ok()) return valid.status();
-  const Status status = memory::check_device(device);
+  const Status status = memory::check_device(options.device);
   if (!status.ok()) return status;
-  if (device.backend == Backend::kCpu) {
+  if (options.device.backend == Backend::kCpu) {
     return std::vector<ScheduleChoice>{{kCpuSchedule, 0, 0, "the only schedule of the CPU backend"}};
   }
-  const auto gpu = memory::describe(device.ordinal);
+  const auto gpu = memory::describe(options.device.ordinal);
   if (!gpu.ok()) return gpu.status();
+  const auto kernels = kernels_for(*valid, options);
+  if (!kernels.ok()) return kernels.status();
   std::vector<ScheduleChoice> choices;
-  for (const auto& candidate : rank_on(*valid, *gpu, overlap)) {
+  for (const auto& candidate : rank_on(*valid, *gpu, *kernels, options.overlap)) {
     if (!check_grid(*valid, candidate.schedule).ok()) continue;
     choices.push_back({candidate.schedule.name(), candidate.estimate.total_us(),
                        workspace_of(*valid, candidate.schedule), candidate.reason});

@@ -23,7 +23,14 @@ struct PlanState {
   bool overlap = false;
   bool realign = false;  // the rows of A do not start on 16 bytes: copy them into the workspace first
   void* encode_tensor_map = nullptr;
-  void* timeline = nullptr;  // where kernels record their course (kernels/timeline.h); for measurements
 };
+
+struct PlanAccess {
+  static const PlanState* state(const Plan& plan) { return plan.state_.get(); }
+};
+
+/// run(), with the kernel recording its course into `timeline` (kernels/timeline.h), device memory or null.
+Status run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+                    Stream stream, void* timeline);
 
 }  // namespace machete::internal

@@ -68,7 +68,8 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
 }
 
 #if MACHETE_HAS_CUDA
-Status run_cuda(const internal::PlanState& state, const Arguments& arguments, void* workspace, Stream stream) {
+Status run_cuda(const internal::PlanState& state, const Arguments& arguments, void* workspace, Stream stream,
+                void* timeline) {
   const Problem& problem = state.problem;
   const memory::CurrentDevice current(state.device);
   kernels::Launch launch = {};
@@ -90,7 +91,7 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.ldd = problem.ldd;
   launch.splits = state.schedule.splits;
   launch.sms = state.sms;
-  launch.timeline = state.timeline;
+  launch.timeline = timeline;
   launch.overlap = state.overlap;
   launch.encode_tensor_map = state.encode_tensor_map;
   return memory::cuda_status(state.schedule.kernel->launch(launch, stream.native), "launching a kernel");
@@ -99,18 +100,26 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
 
 }  // namespace
 
-Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {
-  if (plan.state_ == nullptr) return {StatusCode::kInvalidArgument, "the plan is empty; make one with plan()"};
-  const internal::PlanState& state = *plan.state_;
+Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+                              Stream stream, void* timeline) {
+  if (PlanAccess::state(plan) == nullptr) {
+    return {StatusCode::kInvalidArgument, "the plan is empty; make one with plan()"};
+  }
+  const PlanState& state = *PlanAccess::state(plan);
   if (state.problem.m == 0) return {};
   const Status status = check_arguments(state, arguments, workspace, workspace_size);
   if (!status.ok()) return status;
 #if MACHETE_HAS_CUDA
-  if (state.device.backend == Backend::kCuda) return run_cuda(state, arguments, workspace, stream);
+  if (state.device.backend == Backend::kCuda) return run_cuda(state, arguments, workspace, stream, timeline);
 #else
   static_cast<void>(stream);
+  static_cast<void>(timeline);
 #endif
   return reference::linear(state.problem, arguments.a, *arguments.weight, arguments.d);
+}
+
+Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {
+  return internal::run_recorded(plan, arguments, workspace, workspace_size, stream, nullptr);
 }
 
 }  // namespace machete

@@ -59,7 +59,7 @@ Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t
 }
 
 std::vector<std::string> schedules_of(const Problem& problem) {
-  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, Device::cuda());
+  const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, on_cuda());
   std::ostringstream where;
   where << Case{problem};
   if (!choices.ok()) throw std::runtime_error("list_schedules: " + choices.status().message() + "; " + where.str());

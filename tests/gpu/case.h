@@ -24,6 +24,12 @@ struct Case {
 };
 std::ostream& operator<<(std::ostream& out, const Case& c);
 
+inline PlanOptions on_cuda() {
+  PlanOptions options;
+  options.device = Device::cuda();
+  return options;
+}
+
 /// A problem whose activations and outputs have one type.
 Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size = 128);
 

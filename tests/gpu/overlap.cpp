@@ -46,7 +46,7 @@ TEST_F(Overlap, AChainGivesTheBitsOfPlainLaunches) {
     bench().prepare(c);
     std::vector<testing::DeviceBuffer> buffers(2);
     for (testing::DeviceBuffer& buffer : buffers) require(buffer.resize(static_cast<std::size_t>(m * c.problem.n) * 2));
-    for (const ScheduleChoice& choice : require(list_schedules(c.problem, Device::cuda()))) {
+    for (const ScheduleChoice& choice : require(list_schedules(c.problem, on_cuda()))) {
       PlanOptions options;
       options.device = Device::cuda();
       options.schedule = choice.name;
