@@ -58,16 +58,19 @@ def main() -> None:
     results = [json.loads(path.read_text()) for path in arguments.results]
     rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
     machine = results[-1]["machine"]
-    runs = ", ".join(f"commit {result['commit']} on {result['date']}" for result in results)
+    runs = ", ".join(dict.fromkeys(f"commit {result['commit']} on {result['date']}" for result in results))
+    provenance = (
+        f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
+        f"CUDA {machine['cuda']}, bf16, group size 128"
+    )
     entries = entries_of(rows, arguments.tolerance)
     if arguments.keep:
         kept = json.loads(arguments.keep.read_text())
-        runs = f"{runs} (and before, for more tokens: {kept['provenance']})"
+        provenance += f"; for more tokens {kept['provenance']}"
         entries = merge(entries, kept["entries"])
     table = {
         "gpu": arguments.gpu,
-        "provenance": f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
-        f"CUDA {machine['cuda']}, bf16, group size 128",
+        "provenance": provenance,
         "entries": entries,
     }
     head = {key: value for key, value in table.items() if key != "entries"}
