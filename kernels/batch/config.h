@@ -47,9 +47,10 @@ struct SharedLayout {
   static constexpr int kHalf = 115 * 1024;  // an SM then holds no second CTA of a chain
   static constexpr int kAlignment = 1024;   // of the ring, which shared memory does not promise
 
-  constexpr static SharedLayout make(int groups_per_slot) {
+  constexpr static SharedLayout make(int groups_per_slot, int tokens) {
     SharedLayout s = {};
-    s.ring = stream::RingLayout<Config>::make(kLimit - kAlignment - Config::kPartialBytes - 16, groups_per_slot);
+    s.ring =
+        stream::RingLayout<Config>::make(kLimit - kAlignment - Config::kPartialBytes - 16, groups_per_slot, tokens);
     s.partial = s.ring.end;
     s.bytes = s.partial + Config::kPartialBytes + kAlignment;
     if (s.bytes < kHalf) s.bytes = kHalf;

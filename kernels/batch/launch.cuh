@@ -12,8 +12,8 @@ namespace machete::batch {
 constexpr int ceil_div(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 template <class Config>
-SharedLayout<Config> shared_layout(const packing::Shape& shape) {
-  return SharedLayout<Config>::make(layout::groups_of(shape, Config::kSlotK).per_stage);
+SharedLayout<Config> shared_layout(const packing::Shape& shape, std::int64_t tokens = Config::kTokens) {
+  return SharedLayout<Config>::make(layout::groups_of(shape, Config::kSlotK).per_stage, static_cast<int>(tokens));
 }
 
 template <class Config>
@@ -39,12 +39,12 @@ int launch(const kernels::Launch& launch, void* stream) {
   const auto& shape = launch.shape;
   Params<Config> params;
   params.groups = layout::groups_of(shape, Config::kSlotK);
-  if (!kernels::encode_activations(launch, Config::kTokens, &params.maps.activations) ||
+  if (!kernels::encode_activations(launch, static_cast<int>(launch.m), &params.maps.activations) ||
       !kernels::encode_weights(launch, Config::kSlotK, Config::kStrips, &params.maps.weights) ||
       !kernels::encode_scales(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
     return cudaErrorInvalidValue;
   }
-  params.shared = shared_layout<Config>(shape);
+  params.shared = shared_layout<Config>(shape, launch.m);
   params.row_tiles = stream::RowTiles::share(ceil_div(shape.n, Config::kRows), launch.sms);
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
   params.slots_of_k = ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;

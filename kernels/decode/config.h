@@ -56,7 +56,7 @@ struct SharedLayout {
     const int partial_bytes = 2 * Config::kWarps * Config::kTokens * Config::kRows * 4;
     SharedLayout s = {};
     s.ring =
-        stream::RingLayout<Config>::make(kLimit - plane_bytes - factor_bytes - partial_bytes - 48, groups_per_slot);
+        stream::RingLayout<Config>::make(kLimit - plane_bytes - factor_bytes - partial_bytes - 48, groups_per_slot, 0);
     s.planes = s.ring.end;
     s.factors = s.planes + plane_bytes;
     s.partial = s.factors + factor_bytes;

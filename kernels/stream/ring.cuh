@@ -14,18 +14,21 @@ using Barrier = cutlass::arch::ClusterBarrier;
 using TransactionBarrier = cutlass::arch::ClusterTransactionBarrier;
 
 struct TensorMaps {
-  CUtensorMap weights;      // (K/64*64, N/16) of 8 bytes, box (kSlotK, kStrips)
-  CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a slot, kStrips)
-  CUtensorMap activations;  // (K, M) of 16 bit, box (64, kTokens), 128-byte swizzle; only where slots hold activations
+  CUtensorMap weights;  // (K/64*64, N/16) of 8 bytes, box (kSlotK, kStrips)
+  CUtensorMap scales;   // (16, groups, N/16) of 16 bit, box (16, groups a slot, kStrips)
+  // (K, M) of 16 bit, box (64, tokens), 128-byte swizzle; only where slots hold activations. The box has the tokens
+  // there are: zeros beyond M would cost as much as tokens, and what is in their place meets other columns of D.
+  CUtensorMap activations;
 };
 
 /// Where the rings of a CTA's warps lie in its shared memory, in bytes from a multiple of 1024; each part is
 /// [warp][slot][...].
 template <class Config>
 struct RingLayout {
-  int slots;        // a warp
-  int scale_bytes;  // of a slot: [strip][group][16]
-  int activations;  // at 0, for the swizzle's sake
+  int slots;              // a warp
+  int scale_bytes;        // of a slot: [strip][group][16]
+  int transaction_bytes;  // that arrive in a slot
+  int activations;        // at 0, for the swizzle's sake
   int weights;
   int scales;
   int full;  // barriers
@@ -34,9 +37,11 @@ struct RingLayout {
   static constexpr int kMaxSlots = 6;  // more hide no more latency
 
   /// As many slots as fit into `limit` bytes.
-  constexpr static RingLayout make(int limit, int groups_per_slot) {
+  constexpr static RingLayout make(int limit, int groups_per_slot, int tokens) {
     RingLayout ring = {};
-    ring.scale_bytes = (Config::kStrips * groups_per_slot * layout::kStripRows * 2 + 127) / 128 * 128;
+    const int scale_bytes = Config::kStrips * groups_per_slot * layout::kStripRows * 2;
+    ring.scale_bytes = (scale_bytes + 127) / 128 * 128;
+    ring.transaction_bytes = Config::kWeightBytes + scale_bytes + Config::kActivationBytes / Config::kTokens * tokens;
     const int slot_bytes = Config::kActivationBytes + Config::kWeightBytes + ring.scale_bytes + 8;
     ring.slots = limit / (Config::kWarps * slot_bytes);
     if (ring.slots > kMaxSlots) ring.slots = kMaxSlots;
@@ -63,6 +68,7 @@ class Ring {
         scales_(shared + layout.scales + warp * layout.slots * layout.scale_bytes),
         full_(reinterpret_cast<std::uint64_t*>(shared + layout.full) + warp * layout.slots),
         scale_bytes_(layout.scale_bytes),
+        transaction_bytes_(layout.transaction_bytes),
         slots_(layout.slots),
         slots_of_k_(slots_of_k),
         end_(end),
@@ -123,9 +129,7 @@ class Ring {
     const int group = groups_.group_of(from.slot * Config::kTiles);
     if (cute::elect_one_sync()) {
       std::uint64_t* barrier = full_ + place;
-      TransactionBarrier::arrive_and_expect_tx(barrier,
-                                               Config::kWeightBytes + Config::kActivationBytes +
-                                                   Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
+      TransactionBarrier::arrive_and_expect_tx(barrier, transaction_bytes_);
       cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, barrier, kOnce, weights_ + place * Config::kWeightBytes,
                                    from.slot * Config::kSlotK, from.row_tile * Config::kStrips);
       cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kOnce, scales_ + place * scale_bytes_, 0, group,
@@ -155,6 +159,7 @@ class Ring {
   std::uint8_t* scales_;       // [slot][strip][group][16]
   std::uint64_t* full_;        // [slot]
   int scale_bytes_;
+  int transaction_bytes_;
   int slots_;
   int slots_of_k_;
   int end_;                  // row tiles of the CTA end here
