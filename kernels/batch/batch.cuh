@@ -1,5 +1,22 @@
 #pragma once
 
+/// Batch: up to 64 tokens, whose activations are streamed beside the weights and multiplied in 16 bits.
+///
+// clang-format off
+///   W packed --TMA--> a warp's slot: [strip][tile][512 B] --LDS.128--> words --unpack: q - 8--> operand A --+
+///   A        --TMA--> the same slot: [tile][token][64 k], swizzled --ldmatrix-----------------> operand B --+--mma.sync--> group, fp32
+///   scales   --TMA--> the same slot: [strip][group][16] -----------------------------> group ends: x scale, + --> sums, fp32
+///   each row tile: the warps' sums through shared memory, in the order of their turns --> round --> D
+// clang-format on
+///
+/// A CTA owns whole rows, so nothing is reduced between CTAs. Its warps take turns of 128 k, as in
+///
+///   k:     0    128   256        1024  1152       K
+///   turn:  | 0  |  1  | ... | 7  |  8  |  9  | ...
+///   warp:    0     1          7     0     1
+///
+/// each from its own ring (kernels/stream), and meet only at the end of a row tile.
+
 #include "kernels/batch/config.h"
 #include "kernels/batch/multiplier.cuh"
 #include "kernels/epilogue/store.cuh"

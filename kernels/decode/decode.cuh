@@ -11,7 +11,8 @@
 ///   each row tile: sum over digits (lanes), then over the warps in order (shared memory) --> round --> D
 // clang-format on
 ///
-/// A CTA owns whole rows, so nothing is reduced between CTAs; its eight warps take the slots of K in turn.
+/// A CTA owns whole rows, so nothing is reduced between CTAs; its eight warps take the slots of K in turn, each from
+/// its own ring (kernels/stream).
 
 #include <cutlass/bfloat16.h>
 #include <cutlass/half.h>
