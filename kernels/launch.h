@@ -2,7 +2,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
+#include <cstdint>
+
 namespace machete::kernels {
+
+constexpr int ceil_div(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 /// Lets a kernel use up to `shared_memory` bytes a CTA; a cudaError_t.
 inline int prepare(const void* kernel, int shared_memory) {

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "kernels/layout/weight_layout.h"
-#include "kernels/stream/ring.cuh"
+#include "kernels/stream/ring_layout.h"
 
 namespace machete::batch {
 

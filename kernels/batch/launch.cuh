@@ -9,8 +9,6 @@
 
 namespace machete::batch {
 
-constexpr int ceil_div(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
 template <class Config>
 SharedLayout<Config> shared_layout(const packing::Shape& shape, std::int64_t tokens = Config::kTokens) {
   return SharedLayout<Config>::make(layout::groups_of(shape, Config::kSlotK).per_stage, static_cast<int>(tokens));
@@ -45,9 +43,9 @@ int launch(const kernels::Launch& launch, void* stream) {
     return cudaErrorInvalidValue;
   }
   params.shared = shared_layout<Config>(shape, launch.m);
-  params.row_tiles = stream::RowTiles::share(ceil_div(shape.n, Config::kRows), launch.sms);
+  params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.n, Config::kRows), launch.sms);
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
-  params.slots_of_k = ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
+  params.slots_of_k = kernels::ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
   params.early_slots =
       stream::early_slots(params.row_tiles, params.slots_of_k, Config::kWarps, params.shared.ring.slots);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);

@@ -45,6 +45,12 @@ struct U4b8 {
     }
   }
 
+  /// The two operand registers of an 8-bit integer MMA that a word holds: 16 (q - 8) of four k's, of the lane's upper
+  /// row and of the one 8 below. The factor is the caller's to undo.
+  static constexpr int kIntegerBits = 4;  // of the factor
+  __device__ static std::uint32_t upper_row(std::uint32_t word) { return (word << 4) & 0xf0f0f0f0u; }
+  __device__ static std::uint32_t lower_row(std::uint32_t word) { return word & 0xf0f0f0f0u; }
+
  private:
   template <std::uint32_t kMask, std::uint32_t kXor>
   __device__ static std::uint32_t mask_xor(std::uint32_t v) {

@@ -64,6 +64,7 @@ struct Sums {
 template <class Config>
 struct Multiplier {
   using Element = typename Config::Element;
+  using Converter = typename Config::Converter;
   // Integers are kept as the low bits of this float, so that one subtraction converts them. 128 k keep them below 2^22.
   static constexpr int kOrigin = 0x4B400000;  // 1.5 * 2^23
 
@@ -139,17 +140,14 @@ struct Multiplier {
           *reinterpret_cast<const uint4*>(weights + (s * Config::kTiles + t) * layout::kTileBytes + lane * 16);
 #pragma unroll
       for (int i = 0; i < Config::kBlocks; ++i) {
-        mma_s8(sum[s][i], low(w.x), high(w.x), low(w.y), high(w.y), b[i].x, b[i].y);
+        mma_s8(sum[s][i], Converter::upper_row(w.x), Converter::lower_row(w.x), Converter::upper_row(w.y),
+               Converter::lower_row(w.y), b[i].x, b[i].y);
         half_way(s, i);
-        mma_s8(sum[s][i], low(w.z), high(w.z), low(w.w), high(w.w), b[i].z, b[i].w);
+        mma_s8(sum[s][i], Converter::upper_row(w.z), Converter::lower_row(w.z), Converter::upper_row(w.w),
+               Converter::lower_row(w.w), b[i].z, b[i].w);
       }
     }
   }
-
-  __device__ static std::uint32_t low(std::uint32_t word) {
-    return (word << 4) & 0xf0f0f0f0u;
-  }                                                                                        // 16 (q - 8), the upper row
-  __device__ static std::uint32_t high(std::uint32_t word) { return word & 0xf0f0f0f0u; }  // the row 8 below
 
   __device__ static void clear(int (&sum)[Config::kStrips][Config::kBlocks][4]) {
 #pragma unroll

@@ -9,11 +9,9 @@
 
 namespace machete::decode {
 
-constexpr int ceil_div(std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); }
-
 template <class Config>
 SharedLayout<Config> shared_layout(const packing::Shape& shape) {
-  return SharedLayout<Config>::make(ceil_div(shape.k, Config::kSlotK),
+  return SharedLayout<Config>::make(kernels::ceil_div(shape.k, Config::kSlotK),
                                     layout::groups_of(shape, Config::kSlotK).per_stage);
 }
 
@@ -47,7 +45,7 @@ int launch(const kernels::Launch& launch, void* stream) {
     return cudaErrorInvalidValue;
   }
   params.shared = shared_layout<Config>(shape);
-  params.row_tiles = stream::RowTiles::share(ceil_div(shape.n, Config::kRows), launch.sms);
+  params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.n, Config::kRows), launch.sms);
   params.a = static_cast<const Element*>(launch.a);
   params.d = static_cast<Element*>(launch.d);
   params.weights = static_cast<const std::uint8_t*>(launch.weights);
@@ -59,7 +57,7 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.k = static_cast<int>(shape.k);
   params.k_padded = static_cast<int>(shape.k_padded);
   params.packed_groups = static_cast<int>(shape.packed_groups);
-  params.slots_of_k = ceil_div(shape.k, Config::kSlotK);
+  params.slots_of_k = kernels::ceil_div(shape.k, Config::kSlotK);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
 
   params.early_slots =

@@ -84,9 +84,9 @@ struct Planes {
         store_digits(x[2 * i], other[2 * i], x[2 * i + 1], other[2 * i + 1], scale, out + column * 4);
       }
     }
-    if (lane < Config::kDigits) {  // weights enter the MMA as 16 (q - 8): four more powers of two
-      factors[slot * Config::kBlocks * 8 + token * Config::kDigits + lane] =
-          __uint_as_float((exponent - kMantissa - 4 + 8 * (Config::kDigits - 1 - lane)) << 23);
+    if (lane < Config::kDigits) {  // weights enter the MMA with a factor of their own
+      factors[slot * Config::kBlocks * 8 + token * Config::kDigits + lane] = __uint_as_float(
+          (exponent - kMantissa - Config::Converter::kIntegerBits + 8 * (Config::kDigits - 1 - lane)) << 23);
     }
   }
 

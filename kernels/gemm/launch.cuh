@@ -19,8 +19,6 @@ int prepare() {
 template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   using Element = typename Config::Element;
-  const auto ceil_div = [](std::int64_t a, std::int64_t b) { return static_cast<int>((a + b - 1) / b); };
-
   Params<Config> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
   if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations) ||
@@ -30,8 +28,8 @@ int launch(const kernels::Launch& launch, void* stream) {
   }
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m),
                   static_cast<int>(launch.shape.n)};
-  params.raster = {ceil_div(launch.shape.n, Config::kTileN), ceil_div(launch.m, Config::kTileM)};
-  params.steps = ceil_div(launch.shape.k, Config::kTileK * Config::kStagesPerStep);
+  params.raster = {kernels::ceil_div(launch.shape.n, Config::kTileN), kernels::ceil_div(launch.m, Config::kTileM)};
+  params.steps = kernels::ceil_div(launch.shape.k, Config::kTileK * Config::kStagesPerStep);
   params.splits = launch.splits;
   params.overlap = launch.overlap;
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);

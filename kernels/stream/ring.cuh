@@ -6,6 +6,7 @@
 #include <cute/arch/copy_sm90_tma.hpp>
 
 #include "kernels/layout/groups.h"
+#include "kernels/stream/ring_layout.h"
 #include "kernels/stream/row_tiles.h"
 
 namespace machete::stream {
@@ -19,39 +20,6 @@ struct TensorMaps {
   // (K, M) of 16 bit, box (64, tokens), 128-byte swizzle; only where slots hold activations. The box has the tokens
   // there are: zeros beyond M would cost as much as tokens, and what is in their place meets other columns of D.
   CUtensorMap activations;
-};
-
-/// Where the rings of a CTA's warps lie in its shared memory, in bytes from a multiple of 1024; each part is
-/// [warp][slot][...].
-template <class Config>
-struct RingLayout {
-  int slots;              // a warp
-  int scale_bytes;        // of a slot: [strip][group][16]
-  int transaction_bytes;  // that arrive in a slot
-  int activations;        // at 0, for the swizzle's sake
-  int weights;
-  int scales;
-  int full;  // barriers
-  int end;
-
-  static constexpr int kMaxSlots = 6;  // more hide no more latency
-
-  /// As many slots as fit into `limit` bytes.
-  constexpr static RingLayout make(int limit, int groups_per_slot, int tokens) {
-    RingLayout ring = {};
-    const int scale_bytes = Config::kStrips * groups_per_slot * layout::kStripRows * 2;
-    ring.scale_bytes = (scale_bytes + 127) / 128 * 128;
-    ring.transaction_bytes = Config::kWeightBytes + scale_bytes + Config::kActivationBytes / Config::kTokens * tokens;
-    const int slot_bytes = Config::kActivationBytes + Config::kWeightBytes + ring.scale_bytes + 8;
-    ring.slots = limit / (Config::kWarps * slot_bytes);
-    if (ring.slots > kMaxSlots) ring.slots = kMaxSlots;
-    const int slots = Config::kWarps * ring.slots;
-    ring.weights = slots * Config::kActivationBytes;
-    ring.scales = ring.weights + slots * Config::kWeightBytes;
-    ring.full = ring.scales + slots * ring.scale_bytes;
-    ring.end = (ring.full + slots * 8 + 15) / 16 * 16;
-    return ring;
-  }
 };
 
 /// A warp's own ring: it fetches for itself and consumes in order, so it needs neither a producer nor empty barriers,

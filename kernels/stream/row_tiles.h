@@ -34,21 +34,21 @@ struct SlotCursor {
   int row_tile;
   int slot;  // of K, of which there are a multiple of kTurnSlots
 
-  __device__ SlotCursor(int first_row_tile, int warp, int slots_of_k)
+  CUTE_HOST_DEVICE SlotCursor(int first_row_tile, int warp, int slots_of_k)
       : row_tile(first_row_tile), slot(warp * Config::kTurnSlots) {
     wrap(slots_of_k);
   }
 
-  __device__ bool last_of_turn() const { return slot % Config::kTurnSlots == Config::kTurnSlots - 1; }
+  CUTE_HOST_DEVICE bool last_of_turn() const { return slot % Config::kTurnSlots == Config::kTurnSlots - 1; }
 
-  __device__ void advance(int slots_of_k) {
+  CUTE_HOST_DEVICE void advance(int slots_of_k) {
     slot += last_of_turn() ? (Config::kWarps - 1) * Config::kTurnSlots + 1 : 1;
     wrap(slots_of_k);
   }
 
  private:
-  __device__ void wrap(int slots_of_k) {
-#pragma unroll 1
+  CUTE_HOST_DEVICE void wrap(int slots_of_k) {
+    CUTE_NO_UNROLL
     while (slot >= slots_of_k) {
       slot -= slots_of_k;
       ++row_tile;
