@@ -17,6 +17,8 @@ Command add_info(CLI::App& app);
 Command add_list(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_quantize(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_bench(CLI::App& app);
 

@@ -41,8 +41,9 @@ int run(int argc, char** argv) {
   app.footer(kExamples);
   app.set_version_flag("--version", std::string("machete ") + machete::kVersion);
   const std::vector<machete::tools::Command> commands = {
-      machete::tools::add_info(app),     machete::tools::add_list(app),   machete::tools::add_explain(app),
-      machete::tools::add_quantize(app), machete::tools::add_verify(app), machete::tools::add_bench(app)};
+      machete::tools::add_info(app),     machete::tools::add_list(app),    machete::tools::add_explain(app),
+      machete::tools::add_quantize(app), machete::tools::add_inspect(app), machete::tools::add_convert(app),
+      machete::tools::add_verify(app),   machete::tools::add_bench(app)};
 
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);

@@ -118,7 +118,7 @@ class Command : public ::testing::Test {
 TEST_F(Command, HelpsWithEveryCommand) {
   const Outcome help = machete("--help");
   EXPECT_EQ(help.status, 0);
-  for (const std::string command : {"info", "list", "explain", "quantize", "verify", "bench"}) {
+  for (const std::string command : {"info", "list", "explain", "quantize", "inspect", "convert", "verify", "bench"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const Outcome outcome = machete(command + " --help");
     EXPECT_EQ(outcome.status, 0);
@@ -218,6 +218,49 @@ TEST_F(Command, RefusesToQuantizeWhatItShouldNot) {
   ASSERT_EQ(machete("quantize model.safetensors -o q.safetensors").status, 0);
   EXPECT_THAT(failure("quantize q.safetensors -o r.safetensors", 1), HasSubstr("quantised already"));
   EXPECT_THAT(failure("verify model.safetensors", 1), HasSubstr("no machete manifest"));
+}
+
+TEST_F(Command, InspectsAndConverts) {
+  write_model();
+  const Json plain = json("inspect model.safetensors");
+  ASSERT_EQ(plain["layers"].size(), 2u);
+  EXPECT_EQ(plain["layers"][0]["format"], "float");
+  EXPECT_EQ(plain["layers"][0]["next"], "machete quantize");
+  EXPECT_THAT(failure("convert model.safetensors -o c.safetensors", 1), HasSubstr("machete inspect"));
+
+  // One layer of GPTQ, 24 x 128 in groups of 32, zero points 8, and a bias.
+  const std::vector<formats::TensorInfo> tensors = {{"up.qweight", "I32", {16, 24}},
+                                                    {"up.qzeros", "I32", {4, 3}},
+                                                    {"up.scales", "F16", {4, 24}},
+                                                    {"up.bias", "F16", {24}}};
+  auto writer = formats::SafetensorsWriter::create(path("gptq.safetensors"), tensors, {});
+  ASSERT_TRUE(writer.ok());
+  std::vector<std::uint32_t> qweight(16 * 24);
+  for (std::size_t i = 0; i < qweight.size(); ++i) qweight[i] = static_cast<std::uint32_t>(i * 2654435761u);
+  const std::vector<std::uint32_t> qzeros(4 * 3, 0x77777777u);
+  const std::vector<std::uint16_t> scales(4 * 24, 0x2C00);
+  const std::vector<std::uint16_t> bias(24, 0x3C00);
+  ASSERT_TRUE(writer->write("up.qweight", qweight.data(), qweight.size() * 4).ok());
+  ASSERT_TRUE(writer->write("up.qzeros", qzeros.data(), qzeros.size() * 4).ok());
+  ASSERT_TRUE(writer->write("up.scales", scales.data(), scales.size() * 2).ok());
+  ASSERT_TRUE(writer->write("up.bias", bias.data(), bias.size() * 2).ok());
+  ASSERT_TRUE(writer->commit({}).ok());
+
+  const Json seen = json("inspect gptq.safetensors");
+  ASSERT_EQ(seen["layers"].size(), 1u);
+  EXPECT_EQ(seen["layers"][0]["format"], "gptq");
+  EXPECT_EQ(seen["layers"][0]["type"], "u4b8");
+  EXPECT_EQ(seen["layers"][0]["group_size"], 32);
+  EXPECT_EQ(seen["layers"][0]["next"], "machete convert");
+  const Json done = json("convert gptq.safetensors -o c.safetensors");
+  EXPECT_EQ(done["layers"].size(), 1u);
+  EXPECT_EQ(done["kept_tensors"], 1);
+  EXPECT_TRUE(json("verify c.safetensors --m 3 --device cpu")["passed"].get<bool>());
+  EXPECT_EQ(json("inspect c.safetensors")["layers"][0]["next"], "runs");
+  EXPECT_THAT(machete("inspect c.safetensors").out, HasSubstr("1 linear layer."));
+  EXPECT_THAT(failure("convert c.safetensors -o d.safetensors", 1), HasSubstr("our format already"));
+  EXPECT_THAT(failure("convert gptq.safetensors -o gptq.safetensors", 1), HasSubstr("part of the input"));
+  EXPECT_THAT(failure("convert gptq.safetensors", 2), HasSubstr("--output"));
 }
 
 TEST_F(Command, NoticesDamage) {

@@ -1,0 +1,146 @@
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "command.h"
+#include "formats/checkpoint.h"
+#include "formats/foreign.h"
+#include "formats/manifest.h"
+#include "layers.h"
+#include "options.h"
+#include "table.h"
+
+namespace machete::tools {
+namespace {
+
+using Align = Table::Align;
+using Json = nlohmann::ordered_json;
+using formats::Checkpoint;
+
+struct Options {
+  std::string input;
+  bool json = false;
+};
+
+/// One linear layer, whoever quantised it, or nobody.
+struct Entry {
+  std::string name;
+  std::string format;  // "machete", "gptq", ...; "float"
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  int bits = 0;
+  std::string type;  // of ours; empty where it is none
+  std::int64_t group_size = 0;
+  std::string next;  // what can be done with it
+};
+
+std::string next_step(WeightType type, const char* otherwise) {
+  return type == WeightType::kU4b8 ? otherwise : "no kernel serves zero points yet";
+}
+
+Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
+  std::vector<Entry> entries;
+  if (checkpoint.metadata().count(formats::Manifest::kKey) != 0) {
+    const Result<formats::Manifest> manifest = formats::read_manifest(checkpoint);
+    if (!manifest.ok()) return manifest.status();
+    for (const formats::QuantizedLayer& layer : manifest->layers) {
+      entries.push_back({layer.name, "machete", layer.n, layer.k, 4, std::string(name_of(layer.type)), layer.group_size,
+                         next_step(layer.type, "runs")});
+    }
+    return entries;
+  }
+  const Result<std::vector<formats::ForeignLayer>> foreign = formats::find_foreign_layers(checkpoint);
+  if (!foreign.ok()) return foreign.status();
+  for (const formats::ForeignLayer& layer : *foreign) {
+    const bool readable = layer.obstacle.empty();
+    entries.push_back({layer.name, std::string(name_of(layer.format)), layer.n, layer.k, layer.bits,
+                       readable ? std::string(name_of(layer.type)) : std::string(), layer.group_size,
+                       readable ? next_step(layer.type, "machete convert") : layer.obstacle});
+  }
+  const Result<std::vector<formats::Tensor>> linear = find_layers(checkpoint, {});
+  if (!linear.ok()) return linear.status();
+  for (const formats::Tensor& tensor : *linear) {
+    entries.push_back({layer_name(tensor.name), "float", tensor.shape[0], tensor.shape[1],
+                       formats::bits_of_dtype(tensor.dtype), "", 0, "machete quantize"});
+  }
+  return entries;
+}
+
+Status inspect(const Options& options) {
+  const Result<Checkpoint> checkpoint = Checkpoint::open(options.input);
+  if (!checkpoint.ok()) return checkpoint.status();
+  const Result<std::vector<Entry>> entries = entries_of(*checkpoint);
+  if (!entries.ok()) return entries.status();
+  std::int64_t bytes = 0;
+  const std::vector<formats::Tensor> tensors = checkpoint->tensors();
+  for (const formats::Tensor& tensor : tensors) bytes += static_cast<std::int64_t>(tensor.bytes);
+
+  if (options.json) {
+    Json layers = Json::array();
+    for (const Entry& entry : *entries) {
+      layers.push_back({{"name", entry.name},
+                        {"format", entry.format},
+                        {"n", entry.n},
+                        {"k", entry.k},
+                        {"bits", entry.bits},
+                        {"type", entry.type.empty() ? Json() : Json(entry.type)},
+                        {"group_size", entry.group_size == 0 ? Json() : Json(entry.group_size)},
+                        {"next", entry.next}});
+    }
+    const Json json = {{"input", checkpoint->path()},
+                       {"files", checkpoint->files().size()},
+                       {"tensors", tensors.size()},
+                       {"bytes", bytes},
+                       {"layers", layers}};
+    fmt::print("{}\n", json.dump(2));
+    return {};
+  }
+  Table table({{"linear layer", Align::kLeft},
+               {"format", Align::kLeft},
+               {"shape [N, K]"},
+               {"bits"},
+               {"type", Align::kLeft},
+               {"group"},
+               {"next", Align::kLeft}});
+  for (const Entry& entry : *entries) {
+    table.row({entry.name,
+               entry.format,
+               fmt::format("{} × {}", entry.n, entry.k),
+               fmt::format("{}", entry.bits),
+               entry.type,
+               entry.group_size == 0 ? "" : fmt::format("{}", entry.group_size),
+               {entry.next, Tone::kFaint}});
+  }
+  table.print();
+  fmt::print("\n{}: {} tensors in {} file{}, {}; {} linear layer{}.\n", checkpoint->path(), tensors.size(),
+             checkpoint->files().size(), checkpoint->files().size() == 1 ? "" : "s",
+             human_bytes(static_cast<double>(bytes)), entries->size(), entries->size() == 1 ? "" : "s");
+  return {};
+}
+
+}  // namespace
+
+Command add_inspect(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("inspect", "What a checkpoint holds, and what can be done with it");
+  command->footer(
+      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ (both versions), AutoAWQ and
+compressed-tensors (pack-quantized).
+
+Examples:
+  machete inspect model.safetensors
+  machete inspect path/to/model --json)");
+  auto options = std::make_shared<Options>();
+  command
+      ->add_option("INPUT", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
+      ->required()
+      ->option_text(" ");
+  add_json(*command, options->json);
+  return {command, [options] { return inspect(*options); }};
+}
+
+}  // namespace machete::tools
