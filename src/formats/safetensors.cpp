@@ -315,7 +315,7 @@ std::string folder_of(const std::string& path) {
 
 struct SafetensorsWriter::State {
   std::string path;
-  std::string partial;  // the file being written, beside `path`; empty once it is not ours any more
+  std::string partial;  // the name of the file being written, beside `path`; empty while it has none
   int file = -1;
   std::size_t header_bytes = 0;  // reserved, a multiple of 8
   std::vector<Placed> tensors;
@@ -331,7 +331,7 @@ struct SafetensorsWriter::State {
     while (bytes != 0) {
       const ssize_t written = ::pwrite(file, from, bytes, static_cast<off_t>(offset));
       if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) return io_error(partial, "write it");
+      if (written <= 0) return io_error(path, "write it");
       from += written;
       offset += static_cast<std::size_t>(written);
       bytes -= static_cast<std::size_t>(written);
@@ -339,16 +339,38 @@ struct SafetensorsWriter::State {
     return {};
   }
 
-  /// The file that is written until it is complete. It is created like any other file, with the user's umask.
+  /// The file that is written until it is complete. It is created like any other file, with the user's umask. Where the
+  /// file system can, it has no name before it is complete: then nothing is left however the process ends.
   Status open_partial() {
     struct stat status = {};
     if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
       return {StatusCode::kIo, fmt::format("{}: exists and is no regular file; choose another output", path)};
     }
+    if (::access("/proc/self/fd", X_OK) == 0) {
+      file = ::open(folder_of(path).c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+      if (file >= 0) return {};
+    }
+    return create_name([this] {
+      file = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      return file >= 0;
+    });
+  }
+
+  /// A name beside `path` for the file, if it has none yet.
+  Status name_partial() {
+    if (!partial.empty()) return {};
+    const std::string self = fmt::format("/proc/self/fd/{}", file);
+    return create_name(
+        [&] { return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, partial.c_str(), AT_SYMLINK_FOLLOW) == 0; });
+  }
+
+ private:
+  /// Tries names until `create` succeeds with `partial`.
+  template <class Create>
+  Status create_name(Create create) {
     for (int attempt = 0; attempt < 100; ++attempt) {
       partial = fmt::format("{}.{}-{}.partial", path, ::getpid(), attempt);
-      file = ::open(partial.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-      if (file >= 0) return {};
+      if (create()) return {};
       if (errno != EEXIST) break;
     }
     partial.clear();
@@ -442,8 +464,9 @@ Status SafetensorsWriter::commit(const Metadata& metadata) {
   }
   header.resize(kLengthBytes + state.header_bytes, ' ');  // the format allows spaces, so that data can be aligned
   if (Status status = state.write_at(0, header.data(), header.size()); !status.ok()) return status;
-  if (::fsync(state.file) != 0) return io_error(state.partial, "write it out");
-  if (::close(std::exchange(state.file, -1)) != 0) return io_error(state.partial, "close it");
+  if (::fsync(state.file) != 0) return io_error(state.path, "write it out");
+  if (Status status = state.name_partial(); !status.ok()) return status;
+  if (::close(std::exchange(state.file, -1)) != 0) return io_error(state.path, "close it");
   if (::rename(state.partial.c_str(), state.path.c_str()) != 0) return io_error(state.path, "put it in place");
   state.partial.clear();
   // The new name shall survive a power failure too. Not every file system can do this, and the file is there already.

@@ -1,11 +1,14 @@
 // Reading and writing safetensors: what is written is read back, and nothing a hostile file says crashes the reader.
 #include "formats/safetensors.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -417,6 +420,24 @@ TEST_F(ManifestFile, RefusesWhatContradictsTheFile) {
   EXPECT_THAT(message(R"("scale_type":"bf16")", R"("scale_type":"f16")"), HasSubstr("must be F16"));
   EXPECT_THAT(message(R"("version":1)", R"("version":2)"), HasSubstr("version 2"));
   EXPECT_THAT(message("{", "["), HasSubstr("manifest"));
+}
+
+// However the process ends, nothing half-written is left, where the file system knows files without names.
+TEST_F(Safetensors, AKilledWriterLeavesNothing) {
+  const int unnamed = ::open(fs::path(path("x")).parent_path().c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+  if (unnamed < 0) GTEST_SKIP() << "this file system has no files without names";
+  ::close(unnamed);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const std::string bytes(1000, 'x');
+    auto writer = SafetensorsWriter::create(path("killed.safetensors"), {{"a", "U8", {1000}}}, {});
+    if (writer.ok()) static_cast<void>(writer->write("a", bytes.data(), bytes.size()));
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(files_in_folder(), 0u);
 }
 
 }  // namespace
