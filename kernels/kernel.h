@@ -11,8 +11,8 @@ namespace machete::kernels {
 
 enum class Family {
   kGemm,    // kernels/gemm: any number of tokens
-  kBatch,   // kernels/batch: up to 32 tokens
-  kDecode,  // kernels/decode: a few tokens
+  kBatch,   // kernels/batch: up to 64 tokens
+  kDecode,  // kernels/decode: one or two tokens
 };
 
 /// The part of the problem a CTA works on at a time: output features x tokens, taken k at a time.
