@@ -97,7 +97,7 @@ class Session {
   Status reserve_workspace(const std::vector<Plan>& plans);
   Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
   Status launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
-                std::int64_t slot);
+                std::int64_t slot, void* timeline = nullptr);
   Status launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                        std::int64_t weight_copy, std::int64_t slot);
   bool found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const;
@@ -293,9 +293,9 @@ Status Session::reserve_workspace(const std::vector<Plan>& plans) {
 }
 
 Status Session::launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
-                       std::int64_t slot) {
-  return machete::run(plan, {stage.activations[slot], &weight.packed(weight_copy), stage.outputs[slot]},
-                      workspace_.data(), workspace_.size(), Stream(stream_.get()));
+                       std::int64_t slot, void* timeline) {
+  return internal::run_recorded(plan, {stage.activations[slot], &weight.packed(weight_copy), stage.outputs[slot]},
+                                workspace_.data(), workspace_.size(), Stream(stream_.get()), timeline);
 }
 
 Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
@@ -439,12 +439,9 @@ Status Session::show_timeline(const Suite& suite, const Stage& stage, const std:
     const std::size_t linear = i % plans.size();
     const auto copy = static_cast<std::int64_t>(i / plans.size());
     chain.push_back({stage.weights[linear].shape().name + " " + plans[linear].schedule(),
-                     [&plans, &stage, this, linear, copy](void* moments, cudaStream_t stream) {
-                       const auto slot = static_cast<std::int64_t>(linear);
-                       return internal::run_recorded(
-                           plans[linear],
-                           {stage.activations[slot], &stage.weights[linear].packed(copy), stage.outputs[slot]},
-                           workspace_.data(), workspace_.size(), Stream(stream), moments);
+                     [&plans, &stage, this, linear, copy](void* moments, cudaStream_t) {
+                       return launch(plans[linear], stage.weights[linear], stage, copy,
+                                     static_cast<std::int64_t>(linear), moments);
                      }});
   }
   printer_.note(fmt::format("{} chain, M={}, {}{}", suite.name, plans.front().problem().m,

@@ -106,8 +106,7 @@ Examples:
   command->add_option("--top", options->top, "with --all-schedules: only so many, best by the planner's estimate")
       ->check(CLI::Range(1, 1000))
       ->option_text("COUNT");
-  command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
-  command->add_flag("--batch-invariant", options->batch_invariant, "plan for the same bits whatever M (up to 64)");
+  add_plan_flags(*command, options->overlap, options->batch_invariant);
   command->add_flag("--timeline", options->timeline,
                     "print when the CTAs of each chain's kernels start, wait, are done");
   command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");

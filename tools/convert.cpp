@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -15,10 +13,8 @@
 #include "formats/checkpoint.h"
 #include "formats/foreign.h"
 #include "formats/manifest.h"
-#include "formats/safetensors.h"
 #include "options.h"
-#include "progress.h"
-#include "table.h"
+#include "rewrite.h"
 
 namespace machete::tools {
 namespace {
@@ -27,9 +23,7 @@ using Json = nlohmann::ordered_json;
 using formats::Checkpoint;
 using formats::ForeignLayer;
 using formats::Manifest;
-using formats::QuantizedLayer;
 using formats::Tensor;
-using formats::TensorInfo;
 
 struct Options {
   std::string input;
@@ -37,10 +31,8 @@ struct Options {
   bool json = false;
 };
 
-struct Work {
-  std::vector<ForeignLayer> layers;
-  Manifest manifest;         // one entry a layer
-  std::vector<Tensor> kept;  // everything else, layers that cannot be read included
+struct Work : Rewrite {              // layers that cannot be read are kept
+  std::vector<ForeignLayer> layers;  // one for each of the manifest
   std::int64_t obstacles = 0;
 };
 
@@ -60,17 +52,8 @@ Result<Work> prepare(const Checkpoint& checkpoint) {
       obstacle = fmt::format("{}: {}", formats::quote(layer.name), layer.obstacle);
       continue;
     }
-    QuantizedLayer entry;
-    entry.name = layer.name;
-    entry.source = layer.tensors.front();
-    entry.source_dtype = std::string(name_of(layer.format));
-    entry.type = layer.type;
-    entry.n = layer.n;
-    entry.k = layer.k;
-    entry.group_size = layer.group_size;
-    entry.scale_type = layer.scale_type;
-    work.manifest.layers.push_back(std::move(entry));
-    replaced.insert(layer.tensors.begin(), layer.tensors.end());
+    work.manifest.layers.push_back(layer);
+    replaced.insert(layer.parts.begin(), layer.parts.end());
     work.layers.push_back(std::move(layer));
   }
   if (work.layers.empty()) {
@@ -87,51 +70,15 @@ Result<Work> prepare(const Checkpoint& checkpoint) {
   return work;
 }
 
-Status write_output(const Checkpoint& checkpoint, const std::string& output, const Work& work) {
-  std::error_code error;
-  for (const formats::SafetensorsFile& file : checkpoint.files()) {
-    if (std::filesystem::equivalent(file.path(), output, error)) {
-      return {StatusCode::kInvalidArgument,
-              fmt::format("{}: is part of the input, which would be lost; choose another output", output)};
-    }
-  }
-  std::vector<TensorInfo> tensors(work.kept.begin(), work.kept.end());
-  std::int64_t elements = 0;
-  for (const QuantizedLayer& layer : work.manifest.layers) {
-    for (TensorInfo& tensor : layer.tensors()) tensors.push_back(std::move(tensor));
-    elements += layer.n * layer.k;
-  }
-  formats::Metadata metadata = checkpoint.metadata();
-  metadata[Manifest::kKey] = work.manifest.to_json();
-  auto writer = formats::SafetensorsWriter::create(output, std::move(tensors), metadata);
-  if (!writer.ok()) return writer.status();
-
-  Progress progress("converting", elements);
-  for (const ForeignLayer& layer : work.layers) {
-    progress.begin(layer.name);
-    const reference::QuantizedTensor weight = formats::read_foreign_layer(checkpoint, layer);
-    const auto write = [&](const char* suffix, const std::vector<std::uint8_t>& bytes) {
-      return bytes.empty() ? Status() : writer->write(layer.name + suffix, bytes.data(), bytes.size());
-    };
-    for (const Status& status : {write(".qweight", weight.qweight), write(".scales", weight.scales),
-                                 write(".zero_points", weight.zero_points)}) {
-      if (!status.ok()) return status;
-    }
-    progress.advance(layer.n * layer.k);
-  }
-  progress.begin("writing the rest");
-  for (const Tensor& tensor : work.kept) {
-    if (Status status = writer->write(tensor.name, tensor.data, tensor.bytes); !status.ok()) return status;
-  }
-  return writer->commit(metadata);
-}
-
 Status convert(const Options& options) {
   const Result<Checkpoint> checkpoint = Checkpoint::open(options.input);
   if (!checkpoint.ok()) return checkpoint.status();
-  const Result<Work> work = prepare(*checkpoint);
+  Result<Work> work = prepare(*checkpoint);
   if (!work.ok()) return work.status();
-  if (Status status = write_output(*checkpoint, options.output, *work); !status.ok()) return status;
+  const Status status = write_checkpoint(*checkpoint, options.output, "converting", *work, [&](std::size_t i) {
+    return Result<reference::QuantizedTensor>(formats::read_foreign_layer(*checkpoint, work->layers[i]));
+  });
+  if (!status.ok()) return status;
 
   const auto with_zero_points = std::count_if(work->layers.begin(), work->layers.end(),
                                               [](const ForeignLayer& l) { return l.type == WeightType::kU4; });
@@ -177,10 +124,7 @@ Examples:
   machete convert path/to/model-gptq -o model-u4b8.safetensors
   machete verify model-u4b8.safetensors --a f16)");
   auto options = std::make_shared<Options>();
-  command
-      ->add_option("INPUT", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
-      ->required()
-      ->option_text(" ");
+  add_checkpoint(*command, options->input);
   command->add_option("-o,--output", options->output, "the .safetensors file to write")->required()->type_name("FILE");
   add_json(*command, options->json);
   return {command, [options] { return convert(*options); }};

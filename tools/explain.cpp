@@ -75,8 +75,7 @@ Examples:
   options->add_to(*command, /*required=*/true);
   command->add_option("--schedule", options->schedule, "explain this schedule instead of the planner's")
       ->type_name("NAME");
-  command->add_flag("--overlap", options->overlap, "plan with programmatic dependent launch");
-  command->add_flag("--batch-invariant", options->batch_invariant, "plan for the same bits whatever M (up to 64)");
+  add_plan_flags(*command, options->overlap, options->batch_invariant);
   add_json(*command, options->json);
   return {command, [options] { return explain(*options); }};
 }

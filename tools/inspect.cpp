@@ -135,10 +135,7 @@ Examples:
   machete inspect model.safetensors
   machete inspect path/to/model --json)");
   auto options = std::make_shared<Options>();
-  command
-      ->add_option("INPUT", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
-      ->required()
-      ->option_text(" ");
+  add_checkpoint(*command, options->input);
   add_json(*command, options->json);
   return {command, [options] { return inspect(*options); }};
 }

@@ -83,6 +83,17 @@ CLI::Option* add_json(CLI::App& app, bool& json) {
   return app.add_flag("--json", json, "print JSON, and nothing else, to stdout");
 }
 
+CLI::Option* add_checkpoint(CLI::App& app, std::string& input) {
+  return app.add_option("INPUT", input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
+      ->required()
+      ->option_text(" ");
+}
+
+void add_plan_flags(CLI::App& app, bool& overlap, bool& batch_invariant) {
+  app.add_flag("--overlap", overlap, "plan with programmatic dependent launch");
+  app.add_flag("--batch-invariant", batch_invariant, "plan for the same bits whatever M (up to 64)");
+}
+
 void ProblemOptions::add_to(CLI::App& app, bool required) {
   CLI::Option* tokens = app.add_option("M", m, "tokens");
   CLI::Option* outputs = app.add_option("N", n, "output features");

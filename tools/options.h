@@ -19,6 +19,10 @@ CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types);
 CLI::Option* add_weight_type(CLI::App& app, WeightType& type);
 CLI::Option* add_group_size(CLI::App& app, std::int64_t& group_size);
 CLI::Option* add_json(CLI::App& app, bool& json);
+CLI::Option* add_checkpoint(CLI::App& app, std::string& input);  // the positional INPUT
+
+/// --overlap and --batch-invariant.
+void add_plan_flags(CLI::App& app, bool& overlap, bool& batch_invariant);
 
 /// A problem as `list` and `explain` take it: M N K, --a, --type, --group-size, --device.
 struct ProblemOptions {

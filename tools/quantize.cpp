@@ -3,22 +3,19 @@
 #include <fmt/format.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "command.h"
 #include "formats/checkpoint.h"
 #include "formats/manifest.h"
-#include "formats/safetensors.h"
 #include "layers.h"
 #include "options.h"
-#include "progress.h"
+#include "rewrite.h"
 #include "table.h"
 
 namespace machete::tools {
@@ -29,9 +26,7 @@ using Json = nlohmann::ordered_json;
 using formats::Checkpoint;
 using formats::Manifest;
 using formats::QuantizedLayer;
-using formats::SafetensorsWriter;
 using formats::Tensor;
-using formats::TensorInfo;
 
 struct Options {
   std::string input;
@@ -44,10 +39,8 @@ struct Options {
 };
 
 /// What shall be done: which tensors become layers, which stay.
-struct Work {
-  std::vector<Tensor> kept;
+struct Work : Rewrite {
   std::vector<Tensor> sources;  // of the manifest's layers, one each
-  Manifest manifest;
   std::int64_t kept_bytes = 0;
   QuantizationError error;  // of all layers
 };
@@ -89,61 +82,20 @@ Result<Work> prepare(const Checkpoint& checkpoint, const Options& options) {
   return work;
 }
 
-/// Quantises one layer into the file, and notes its error in the manifest.
-Status quantize_layer(const Tensor& source, const reference::QuantizeOptions& options, QuantizedLayer& layer,
-                      QuantizationError& total, SafetensorsWriter& writer) {
-  const auto named = [&](const Status& status) {
-    return Status(status.code(), fmt::format("tensor {}: {}", formats::quote(source.name), status.message()));
-  };
+/// Quantises one layer, and notes its error.
+Result<reference::QuantizedTensor> quantize_layer(const Tensor& source, const reference::QuantizeOptions& options,
+                                                  QuantizedLayer& layer, QuantizationError& total) {
   const Result<std::vector<float>> weight = formats::to_floats(source);
   if (!weight.ok()) return weight.status();
-  const Result<reference::QuantizedTensor> quantized = reference::quantize(weight->data(), layer.n, layer.k, options);
-  if (!quantized.ok()) return named(quantized.status());
+  Result<reference::QuantizedTensor> quantized = reference::quantize(weight->data(), layer.n, layer.k, options);
+  if (!quantized.ok()) {
+    return Status(quantized.status().code(),
+                  fmt::format("tensor {}: {}", formats::quote(source.name), quantized.status().message()));
+  }
   const QuantizationError error = quantization_error(weight->data(), quantized->view());
   layer.error = error.relative();
   total += error;
-  const auto write = [&](const char* suffix, const std::vector<std::uint8_t>& bytes) {
-    return writer.write(layer.name + suffix, bytes.data(), bytes.size());
-  };
-  if (Status status = write(".qweight", quantized->qweight); !status.ok()) return status;
-  if (Status status = write(".scales", quantized->scales); !status.ok()) return status;
-  if (quantized->zero_points.empty()) return {};
-  return write(".zero_points", quantized->zero_points);
-}
-
-Status write_output(const Checkpoint& checkpoint, const Options& options, Work& work) {
-  std::error_code error;
-  for (const formats::SafetensorsFile& file : checkpoint.files()) {
-    if (std::filesystem::equivalent(file.path(), options.output, error)) {
-      return {StatusCode::kInvalidArgument,
-              fmt::format("{}: is part of the input, which would be lost; choose another output", options.output)};
-    }
-  }
-  std::vector<TensorInfo> tensors(work.kept.begin(), work.kept.end());
-  for (const QuantizedLayer& layer : work.manifest.layers) {
-    for (TensorInfo& tensor : layer.tensors()) tensors.push_back(std::move(tensor));
-  }
-  formats::Metadata metadata = checkpoint.metadata();
-  metadata[Manifest::kKey] = work.manifest.widest().to_json();  // the errors are known when all is done
-  Result<SafetensorsWriter> writer = SafetensorsWriter::create(options.output, std::move(tensors), metadata);
-  if (!writer.ok()) return writer.status();
-
-  std::int64_t elements = 0;
-  for (const QuantizedLayer& layer : work.manifest.layers) elements += layer.n * layer.k;
-  Progress progress("quantising", elements);
-  for (std::size_t i = 0; i < work.sources.size(); ++i) {
-    QuantizedLayer& layer = work.manifest.layers[i];
-    progress.begin(layer.name);
-    Status status = quantize_layer(work.sources[i], options.quantize, layer, work.error, *writer);
-    if (!status.ok()) return {status.code(), fmt::format("{}: {}", checkpoint.path(), status.message())};
-    progress.advance(layer.n * layer.k);
-  }
-  progress.begin("writing the rest");
-  for (const Tensor& tensor : work.kept) {
-    if (Status status = writer->write(tensor.name, tensor.data, tensor.bytes); !status.ok()) return status;
-  }
-  metadata[Manifest::kKey] = work.manifest.to_json();
-  return writer->commit(metadata);
+  return quantized;
 }
 
 struct Totals {
@@ -233,7 +185,11 @@ Status quantize(const Options& options) {
   Result<Work> work = prepare(*checkpoint, options);
   if (!work.ok()) return work.status();
   if (!options.dry_run) {
-    if (Status status = write_output(*checkpoint, options, *work); !status.ok()) return status;
+    const auto make = [&](std::size_t i) {
+      return quantize_layer(work->sources[i], options.quantize, work->manifest.layers[i], work->error);
+    };
+    const Status status = write_checkpoint(*checkpoint, options.output, "quantising", *work, make);
+    if (!status.ok()) return status;
   }
   if (options.json) {
     print_json(*checkpoint, options, *work);
@@ -258,10 +214,7 @@ Examples:
   machete quantize model.safetensors.index.json -o model-u4b8.safetensors --group-size 64
   machete quantize model.safetensors --dry-run --skip '*.down_proj')");
   auto options = std::make_shared<Options>();
-  command
-      ->add_option("INPUT", options->input, "a .safetensors file, a *.safetensors.index.json, or a folder with either")
-      ->required()
-      ->option_text(" ");
+  add_checkpoint(*command, options->input);
   command->add_option("-o,--output", options->output, "the .safetensors file to write")->type_name("FILE");
   add_weight_type(*command, options->quantize.type);
   add_group_size(*command, options->quantize.group_size);

@@ -19,6 +19,7 @@ using Json = nlohmann::json;
 constexpr std::int64_t kPerWord = 8;  // 4-bit elements of an int32
 constexpr int kAwqOrder[kPerWord] = {0, 2, 4, 6, 1, 3, 5, 7};
 constexpr std::uint8_t kMiddle = 8;  // the zero point that u4b8 implies
+constexpr const char* kActOrder = "its groups follow an order of their own (act-order), which is not served yet";
 
 bool ends_with(std::string_view text, std::string_view end) {
   return text.size() >= end.size() && text.substr(text.size() - end.size()) == end;
@@ -114,7 +115,7 @@ Status find_group_size(const Reader& reader, const Tensor* g_idx, std::int64_t g
     bool in_order = size > 0 && (layer.k + size - 1) / size == groups;
     for (std::int64_t k = 0; k < layer.k && in_order; ++k) in_order = word_at(*g_idx, k) == k / size;
     if (!in_order) {
-      layer.obstacle = "its groups follow an order of their own (act-order), which is not served yet";
+      layer.obstacle = kActOrder;
       return {};
     }
     if (groups > 1) layer.group_size = size;
@@ -159,14 +160,13 @@ void find_type(const Tensor* zeros, ForeignLayer& layer) {
   if (!symmetric) layer.type = WeightType::kU4;
 }
 
-Status find_scale_type(const Tensor& scales, ForeignLayer& layer) {
+void find_scale_type(const Tensor& scales, ForeignLayer& layer) {
   const std::optional<DataType> type = data_type_of(scales.dtype);
   if (type == DataType::kF16 || type == DataType::kBf16) {
     layer.scale_type = *type;
   } else {
     layer.obstacle = fmt::format("scales of {}; they must be F16 or BF16", scales.dtype);
   }
-  return {};
 }
 
 /// GPTQ and AWQ: NAME.qweight, .qzeros, .scales and perhaps .g_idx.
@@ -191,9 +191,9 @@ Result<ForeignLayer> describe_gptq_or_awq(const Reader& reader, bool v2) {
   }
   layer.bits = static_cast<int>(zero_columns * 32 / layer.n);
   layer.k = awq ? (*qweight)->shape[0] : (*qweight)->shape[0] * 32 / layer.bits;
-  layer.tensors = {layer.name + ".qweight", layer.name + ".scales", layer.name + ".qzeros"};
+  layer.parts = {layer.name + ".qweight", layer.name + ".scales", layer.name + ".qzeros"};
   const Tensor* g_idx = reader.optional(".g_idx");
-  if (g_idx != nullptr) layer.tensors.push_back(layer.name + ".g_idx");
+  if (g_idx != nullptr) layer.parts.push_back(layer.name + ".g_idx");
   if (Status status = reader.shape_is(".qzeros", **qzeros, groups, zero_columns); !status.ok()) return status;
   if (awq) {
     if (Status status = reader.shape_is(".qweight", **qweight, layer.k, zero_columns); !status.ok()) return status;
@@ -202,7 +202,7 @@ Result<ForeignLayer> describe_gptq_or_awq(const Reader& reader, bool v2) {
     layer.obstacle = fmt::format("{}-bit weights are not served yet", layer.bits);
     return layer;
   }
-  if (Status status = find_scale_type(**scales, layer); !status.ok()) return status;
+  find_scale_type(**scales, layer);
   if (Status status = find_group_size(reader, g_idx, groups, layer); !status.ok()) return status;
   find_type(*qzeros, layer);
   return layer;
@@ -234,9 +234,9 @@ Result<ForeignLayer> describe_pack_quantized(const Reader& reader) {
     return reader.corrupt(".weight_packed", fmt::format("has shape {}, which N={} and K={} do not give",
                                                         to_string((*packed)->shape), layer.n, layer.k));
   }
-  layer.tensors = {layer.name + ".weight_packed", layer.name + ".weight_scale", layer.name + ".weight_shape"};
+  layer.parts = {layer.name + ".weight_packed", layer.name + ".weight_scale", layer.name + ".weight_shape"};
   for (const char* suffix : {".weight_zero_point", ".weight_g_idx"}) {
-    if (reader.optional(suffix) != nullptr) layer.tensors.push_back(layer.name + suffix);
+    if (reader.optional(suffix) != nullptr) layer.parts.push_back(layer.name + suffix);
   }
   if ((*packed)->shape[1] != (layer.k + kPerWord - 1) / kPerWord) {
     layer.bits = static_cast<int>(((*packed)->shape[1] * 32) / layer.k);
@@ -246,9 +246,9 @@ Result<ForeignLayer> describe_pack_quantized(const Reader& reader) {
   layer.bits = 4;
   const std::int64_t groups = (*scales)->shape[1];
   if (Status status = reader.shape_is(".weight_scale", **scales, layer.n, groups); !status.ok()) return status;
-  if (Status status = find_scale_type(**scales, layer); !status.ok()) return status;
+  find_scale_type(**scales, layer);
   if (reader.optional(".weight_g_idx") != nullptr) {
-    layer.obstacle = "its groups follow an order of their own (act-order), which is not served yet";
+    layer.obstacle = kActOrder;
     return layer;
   }
   if (Status status = find_group_size(reader, nullptr, groups, layer); !status.ok()) return status;
@@ -311,17 +311,14 @@ Result<std::vector<ForeignLayer>> find_foreign_layers(const Checkpoint& checkpoi
     if (!layer.has_value()) continue;
     if (!layer->ok()) return layer->status();
     layers.push_back(**std::move(layer));
+    layers.back().source = tensor.name;
+    layers.back().source_dtype = std::string(name_of(layers.back().format));
   }
   return layers;
 }
 
 reference::QuantizedTensor read_foreign_layer(const Checkpoint& checkpoint, const ForeignLayer& layer) {
-  reference::QuantizedTensor weight;
-  weight.type = layer.type;
-  weight.n = layer.n;
-  weight.k = layer.k;
-  weight.group_size = layer.group_size;
-  weight.scale_type = layer.scale_type;
+  reference::QuantizedTensor weight = layer.weight();
   const std::int64_t row_bytes = (layer.k + 1) / 2;
   weight.qweight.resize(static_cast<std::size_t>(layer.n * row_bytes));
   std::uint8_t* out = weight.qweight.data();

@@ -1,13 +1,12 @@
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/manifest.h"
 #include "machete/status.h"
-#include "machete/types.h"
 #include "reference/quantize.h"
 
 namespace machete::formats {
@@ -23,20 +22,13 @@ namespace machete::formats {
 enum class ForeignFormat { kGptq, kGptqV2, kAwq, kPackQuantized };
 std::string_view name_of(ForeignFormat format);
 
-/// One layer of another tool's checkpoint.
-struct ForeignLayer {
-  std::string name;  // "model.layers.0.mlp.down_proj"
+/// One layer of another tool's checkpoint, as the layer of ours that it becomes: of type u4 where a zero point differs
+/// from 8, its scales as they are, its source_dtype the name of the format.
+struct ForeignLayer : QuantizedLayer {
   ForeignFormat format = ForeignFormat::kGptq;
   int bits = 0;
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-  std::int64_t group_size = 0;           // -1: one group
-  WeightType type = WeightType::kU4b8;   // what it becomes: u4 where a zero point differs from 8
-  DataType scale_type = DataType::kF16;  // of the scales, which stay as they are
-  std::vector<std::string> tensors;      // that it consists of, its bias left out
-  std::string obstacle;                  // why it cannot be read as one of our types; empty if it can
-
-  std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  std::vector<std::string> parts;  // the tensors it consists of, its bias left out
+  std::string obstacle;            // why it cannot be read as one of our types; empty if it can
 };
 
 /// The layers that other tools have quantised, recognised by the names, dtypes and shapes of their tensors; for GPTQ's

@@ -83,6 +83,16 @@ std::vector<TensorInfo> QuantizedLayer::tensors() const {
   return tensors;
 }
 
+reference::QuantizedTensor QuantizedLayer::weight() const {
+  reference::QuantizedTensor weight;
+  weight.type = type;
+  weight.n = n;
+  weight.k = k;
+  weight.group_size = group_size;
+  weight.scale_type = scale_type;
+  return weight;
+}
+
 std::int64_t QuantizedLayer::bytes() const {
   std::int64_t sum = 0;
   for (const TensorInfo& tensor : tensors()) {
@@ -134,16 +144,21 @@ Result<Manifest> read_manifest(const Checkpoint& checkpoint) {
 }
 
 reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const QuantizedLayer& layer) {
-  reference::QuantizedTensor weight;
-  weight.type = layer.type;
-  weight.n = layer.n;
-  weight.k = layer.k;
-  weight.group_size = layer.group_size;
-  weight.scale_type = layer.scale_type;
+  reference::QuantizedTensor weight = layer.weight();
   weight.qweight = copy_bytes(checkpoint.find(layer.name + ".qweight"));
   weight.scales = copy_bytes(checkpoint.find(layer.name + ".scales"));
   if (layer.type == WeightType::kU4) weight.zero_points = copy_bytes(checkpoint.find(layer.name + ".zero_points"));
   return weight;
+}
+
+Status write_layer(SafetensorsWriter& writer, const QuantizedLayer& layer, const reference::QuantizedTensor& weight) {
+  const auto write = [&](const char* suffix, const std::vector<std::uint8_t>& bytes) {
+    return writer.write(layer.name + suffix, bytes.data(), bytes.size());
+  };
+  if (Status status = write(".qweight", weight.qweight); !status.ok()) return status;
+  if (Status status = write(".scales", weight.scales); !status.ok()) return status;
+  if (weight.zero_points.empty()) return {};
+  return write(".zero_points", weight.zero_points);
 }
 
 }  // namespace machete::formats

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/safetensors.h"
 #include "formats/tensor.h"
 #include "machete/status.h"
 #include "machete/types.h"
@@ -27,7 +28,8 @@ struct QuantizedLayer {
 
   std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
   std::vector<TensorInfo> tensors() const;
-  std::int64_t bytes() const;  // of its tensors
+  reference::QuantizedTensor weight() const;  // of its types and sizes, still without elements
+  std::int64_t bytes() const;                 // of its tensors
   double bits_per_weight() const {
     return 8.0 * static_cast<double>(bytes()) / static_cast<double>(n) / static_cast<double>(k);
   }
@@ -50,5 +52,8 @@ Result<Manifest> read_manifest(const Checkpoint& checkpoint);
 
 /// The weight of one layer of the checkpoint's manifest.
 reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const QuantizedLayer& layer);
+
+/// The tensors of one layer, into a file that was created with room for them.
+Status write_layer(SafetensorsWriter& writer, const QuantizedLayer& layer, const reference::QuantizedTensor& weight);
 
 }  // namespace machete::formats
