@@ -2,6 +2,7 @@
 
 /// What a compiled kernel looks like from the host: plain data, no CuTe, no CUDA headers.
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/prepack/shape.h"
@@ -31,7 +32,8 @@ struct Launch {
   std::int64_t m;
   std::int64_t lda;
   std::int64_t ldd;
-  int splits;               // CTAs of a cluster that share K
+  void* workspace;          // 16-byte aligned, of workspace() bytes
+  bool stream_k;            // CTAs may share a tile
   int sms;                  // of the device
   bool overlap;             // programmatic dependent launch: start before the kernel ahead has finished
   void* encode_tensor_map;  // cuTensorMapEncodeTiled
@@ -45,13 +47,15 @@ struct Kernel {
   DataType a_type;
   Tile tile;
   int ctas_per_sm;
-  int max_splits;     // a power of two
+  bool stream_k;      // can share tiles among CTAs
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // lda must be a multiple of 8
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;
   int (*shared_memory)(const packing::Shape&);                         // bytes a CTA
   const char* (*refusal)(const packing::Shape&, std::int64_t tokens);  // why it cannot serve a problem, or null
+  // Bytes of workspace, of any content; null: none.
+  std::size_t (*workspace)(const packing::Shape&, std::int64_t tokens, int sms, bool stream_k);
   int (*prepare)();  // a cudaError_t; once a device, outside of captures
   int (*launch)(const Launch&,
                 void* stream);  // a cudaError_t; TMA descriptors and launch, no allocation, no synchronisation

@@ -35,7 +35,7 @@ class Plan {
  public:
   const Problem& problem() const;
   Device device() const;
-  const std::string& schedule() const;  // e.g. "gemm_128x64x128_splitk4"
+  const std::string& schedule() const;  // e.g. "gemm_128x64x128_streamk"
   std::size_t workspace_size() const;   // bytes; may be 0
 
  private:

@@ -75,7 +75,6 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.a_type = a_type;
   kernel.tile = {Config::kRows, Config::kTokens, Config::kSlotK};
   kernel.ctas_per_sm = 1;
-  kernel.max_splits = 1;
   kernel.may_overlap = true;
   kernel.aligned_rows = false;
   kernel.function = reinterpret_cast<const void*>(&decode<Config>);

@@ -7,7 +7,7 @@
 
 namespace machete::epilogue {
 
-/// Rounds four neighbouring output features of one token, once, and writes those inside the problem.
+/// Writes neighbouring output features of one token, those inside the problem.
 template <class Element>
 struct Store {
   Element* d;  // [M, N], rows ldd apart
@@ -15,6 +15,21 @@ struct Store {
   int m;
   int n;
 
+  /// Eight features, rounded already.
+  __device__ void operator()(int token, int feature, uint4 rounded) const {
+    if (token >= m || feature >= n) return;
+    Element* out = d + token * ldd + feature;
+    if (ldd % 8 == 0 && feature + 8 <= n) {  // d is 16-byte aligned, feature a multiple of 8
+      *reinterpret_cast<uint4*>(out) = rounded;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if (feature + i < n) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
+      }
+    }
+  }
+
+  /// Four, rounded here, once.
   __device__ void operator()(int token, int feature, float4 v) const {
     if (token >= m || feature >= n) return;
     Element* out = d + token * ldd + feature;

@@ -9,11 +9,11 @@ namespace machete::gemm {
 /// A consumer warpgroup's main loop: unpack the weights of a tile (64 k) into one register fragment while wgmma works
 /// on the other.
 ///
-///   tile t:    wait for the stage | unpack into fragment t%2 | issue wgmma | wait for the wgmma of tile t-1, free its
-///   stage
+///   tile t:  fetch the words of tile t+1 | unpack those of tile t into fragment t%2 | issue wgmma | wait for the wgmma
+///            of tile t-1, free its stage
 ///
-/// The tensor cores thus always have a tile in hand while the next one is unpacked, and the two warpgroups fill each
-/// other's gaps.
+/// The tensor cores thus always have a tile in hand while the next one is unpacked, the way of words and scales from
+/// shared memory hides behind the unpacking before, and the two warpgroups fill each other's gaps.
 template <class Config>
 struct Consumer {
   using Element = typename Config::Element;
@@ -21,90 +21,125 @@ struct Consumer {
   using Mma = typename Config::Mma;
 
   typename Config::SharedStorage& shared;
-  layout::Groups groups;
+  const layout::Groups& groups;
   int thread;  // among the consumers
   Stage<Config::kStages> stage;
 
-  /// Adds W[tile] · A[tile]ᵀ over the stages of `range` to the accumulators.
-  template <class Accumulators>
-  __device__ void multiply(StageRange range, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */) {
+  /// What a lane holds of a tile before it is unpacked.
+  struct Words {
+    uint4 packed[Config::kAtoms];          // a word a k16 step
+    std::uint32_t scales[Config::kAtoms];  // of the lane's two rows; coarse groups only
+  };
+  Words words[2];  // of tiles by turns
+
+  /// Waits for the first stage and fetches its first tile.
+  template <bool kFine>
+  __device__ void start() {
+    if constexpr (Config::kFetchAhead) {
+      Barrier::wait(&shared.full[stage.index], stage.phase);
+      words[0] = fetch<kFine>(0, 0);
+    }
+  }
+
+  /// Adds W[tile] · A[tile]ᵀ over steps [begin, end) of K to the accumulators. Ends with the first words of the stage
+  /// that follows. kFine: groups smaller than a tile.
+  template <bool kFine, class Accumulators>
+  __device__ void multiply(int begin, int end, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */) {
     const Mma mma;
     auto slice = mma.get_slice(thread);
-    Tensor sA = make_tensor(make_smem_ptr(shared.pipeline.activations),
-                            typename Config::ActivationLayout{});  // (BLK_M,BLK_K,PIPE)
-    Tensor tCrA = slice.make_fragment_B(slice.partition_B(sA));    // (MMA,MMA_M,MMA_K,PIPE)
+    Tensor sA =
+        make_tensor(make_smem_ptr(shared.activations), typename Config::ActivationLayout{});  // (BLK_M,BLK_K,PIPE)
+    Tensor tCrA = slice.make_fragment_B(slice.partition_B(sA));                               // (MMA,MMA_M,MMA_K,PIPE)
     Tensor fragment0 = make_tensor<Element>(Shape<Shape<_2, _2, _2>, Int<Config::kAtoms>, Int<layout::kSteps>>{});
     Tensor fragment1 = make_fragment_like(fragment0);  // (MMA,MMA_N,k16 steps)
 
-    layout::GroupCursor cursor(groups, range.begin * Config::kTiles);
-    int first_group = 0;
-    int pending = -1;  // the stage that the wgmma before the last one reads
-    for (int block = range.begin; block < range.end; block += Config::kStagesPerStep) {
+    layout::GroupCursor cursor(groups, begin * Config::kTilesPerStep);
+    int first_group = cursor.group();  // of the stage
+    for (int step = begin; step < end; ++step) {
 #pragma unroll
-      for (int t = 0; t < Config::kTiles * Config::kStagesPerStep; ++t) {
+      for (int t = 0; t < Config::kTilesPerStep; ++t) {
         const int tile = t % Config::kTiles;
-        if (tile == 0) {
+        const int current = stage.index;
+        if (!Config::kFetchAhead && tile == 0) {
           Barrier::wait(&shared.full[stage.index], stage.phase);
           first_group = cursor.group();
         }
-        auto& fragment = t % 2 == 0 ? fragment0 : fragment1;
-        if (groups.fine()) {
-          unpack<true>(tile, cursor.group() - first_group, fragment);
-        } else {
-          unpack<false>(tile, cursor.group() - first_group, fragment);
-        }
+        const int group = cursor.group() - first_group;
+        if (!Config::kFetchAhead) words[t] = fetch<kFine>(tile, group);
         cursor.advance();
+        if (tile == Config::kTiles - 1) {
+          stage.advance();
+          if (Config::kFetchAhead) {
+            Barrier::wait(&shared.full[stage.index], stage.phase);  // one more comes after the last
+            first_group = cursor.group();
+          }
+        }
+        if (Config::kFetchAhead) words[1 - t] = fetch<kFine>((tile + 1) % Config::kTiles, cursor.group() - first_group);
 
+        auto& fragment = t == 0 ? fragment0 : fragment1;
+        unpack<kFine>(words[t], current, group, fragment);
         warpgroup_fence_operand(accumulators);
         warpgroup_fence_operand(fragment);
         warpgroup_arrive();
 #pragma unroll
-        for (int step = 0; step < layout::kSteps; ++step) {
-          cute::gemm(mma, fragment(_, _, step), tCrA(_, _, tile * layout::kSteps + step, stage.index), accumulators);
+        for (int k = 0; k < layout::kSteps; ++k) {
+          cute::gemm(mma, fragment(_, _, k), tCrA(_, _, tile * layout::kSteps + k, current), accumulators);
         }
         warpgroup_commit_batch();
         warpgroup_wait<1>();
-        warpgroup_fence_operand(t % 2 == 0 ? fragment1 : fragment0);
-        if (tile == 0 && pending >= 0) release(pending);
-        if (tile == Config::kTiles - 1) {
-          pending = stage.index;
-          stage.advance();
-        }
+        warpgroup_fence_operand(t == 0 ? fragment1 : fragment0);
+        if (tile == 0 && (t > 0 || step > begin)) release_before(current);
       }
     }
     warpgroup_wait<0>();
     warpgroup_fence_operand(accumulators);
-    if (pending >= 0) release(pending);
+    release_before(stage.index);
   }
 
  private:
-  /// One tile of packed weights to operand registers, scaled: (q - 8) exactly, times the scale, rounded once.
-  template <bool kFine, class Fragment>
-  __device__ void unpack(int tile, int group, Fragment& fragment) {
-    const int lane = thread % 32;
-    Tensor words = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
+  // The scales of the lane's two rows are neighbours (layout::scale_layout).
+  __device__ const std::uint32_t* scales_of(int stage, int atom, int group) const {
+    return reinterpret_cast<const std::uint32_t*>(shared.scales[stage]) +
+           ((atom * Config::kConsumerWarps + thread / 32) * groups.per_stage + group) * (layout::kStripRows / 2) +
+           thread % 32 / 4;
+  }
+
+  /// A tile of the stage; `group` counts within the stage.
+  template <bool kFine>
+  __device__ Words fetch(int tile, int group) const {
+    Words words;
+    const auto* packed = reinterpret_cast<const uint4*>(shared.weights[stage.index]);
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
       const int strip = atom * Config::kConsumerWarps + thread / 32;
-      const auto packed = *reinterpret_cast<const uint4*>(
-          shared.pipeline.weights[stage.index] + (strip * Config::kTiles + tile) * layout::kTileBytes + lane * 16);
+      words.packed[atom] = packed[(strip * Config::kTiles + tile) * (layout::kTileBytes / 16) + thread % 32];
+      if (!kFine) words.scales[atom] = *scales_of(stage.index, atom, group);
+    }
+    return words;
+  }
+
+  /// One tile of packed weights to operand registers, scaled: (q - 8) exactly, times the scale, rounded once.
+  template <bool kFine, class Fragment>
+  __device__ void unpack(const Words& words, int stage, int group, Fragment& fragment) const {
+    Tensor operand = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
+#pragma unroll
+    for (int atom = 0; atom < Config::kAtoms; ++atom) {
+      const uint4& packed = words.packed[atom];
       const std::uint32_t word[4] = {packed.x, packed.y, packed.z, packed.w};
-      // The scales of the lane's two rows are neighbours (layout::scale_layout).
-      const auto* scales = reinterpret_cast<const std::uint32_t*>(shared.pipeline.scales[stage.index]) +
-                           (strip * groups.per_stage + group) * (layout::kStripRows / 2) + lane / 4;
       std::uint32_t scale[2];
 #pragma unroll
       for (int step = 0; step < layout::kSteps; ++step) {
         if (kFine || step == 0) {
-          const int local = kFine ? step * groups.groups_per_tile / layout::kSteps : 0;
-          const std::uint32_t pair = scales[local * (layout::kStripRows / 2)];
+          const std::uint32_t pair =
+              kFine ? *scales_of(stage, atom, group + step * groups.groups_per_tile / layout::kSteps)
+                    : words.scales[atom];
           scale[0] = __byte_perm(pair, pair, 0x1010);
           scale[1] = __byte_perm(pair, pair, 0x3232);
         }
         std::uint32_t a[4];
         Converter::decode(word[step], Element{}, a);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) words(j, atom, step) = multiply_pair(a[j], scale[j % 2]);
+        for (int j = 0; j < 4; ++j) operand(j, atom, step) = multiply_pair(a[j], scale[j % 2]);
       }
     }
   }
@@ -119,9 +154,10 @@ struct Consumer {
     return product;
   }
 
-  __device__ void release(int index) {
+  /// The stage ahead of this one may be filled again.
+  __device__ void release_before(int index) {
     __syncwarp();
-    if (thread % 32 == 0) Barrier::arrive(&shared.empty[index]);
+    if (thread % 32 == 0) Barrier::arrive(&shared.empty[(index == 0 ? Config::kStages : index) - 1]);
   }
 };
 

@@ -17,6 +17,12 @@ int prepare() {
 }
 
 template <class Config>
+Shares shares(const packing::Shape& shape, std::int64_t m, int sms, bool stream_k) {
+  const int tiles = kernels::ceil_div(shape.n, Config::kTileN) * kernels::ceil_div(m, Config::kTileM);
+  return shares_of(tiles, kernels::ceil_div(shape.k, Config::kTilesPerStep * layout::kTileK), sms, stream_k);
+}
+
+template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   using Element = typename Config::Element;
   Params<Config> params;
@@ -29,17 +35,13 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m),
                   static_cast<int>(launch.shape.n)};
   params.raster = {kernels::ceil_div(launch.shape.n, Config::kTileN), kernels::ceil_div(launch.m, Config::kTileM)};
-  params.steps = kernels::ceil_div(launch.shape.k, Config::kTileK * Config::kStagesPerStep);
-  params.splits = launch.splits;
+  params.shares = shares<Config>(launch.shape, launch.m, launch.sms, launch.stream_k);
+  params.exchange = Exchange<Config>::in(launch.workspace, params.shares.ctas);
   params.overlap = launch.overlap;
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
-
-  const bool several_tiles = Config::kPersistent && launch.splits == 1;  // a CTA takes
-  const int ctas = several_tiles ? std::min(params.raster.size(), launch.sms * Config::kCtasPerSm)
-                                 : params.raster.size() * launch.splits;
   return kernels::launch(&gemm<Config>, params,
-                         {ctas, Config::kThreads, sizeof(typename Config::SharedStorage), launch.splits},
-                         launch.overlap, stream);
+                         {params.shares.ctas, Config::kThreads, sizeof(typename Config::SharedStorage)}, launch.overlap,
+                         stream);
 }
 
 template <class Config>
@@ -49,7 +51,12 @@ int shared_memory(const packing::Shape&) {
 
 inline const char* refusal(const packing::Shape&, std::int64_t) { return nullptr; }
 
-inline constexpr int kMaxSplits = 8;  // the largest portable cluster
+/// Bytes; whatever is in them will do.
+template <class Config>
+std::size_t workspace(const packing::Shape& shape, std::int64_t m, int sms, bool stream_k) {
+  const Shares shared = shares<Config>(shape, m, sms, stream_k);
+  return shared.shared > 0 ? Exchange<Config>::bytes(shared.ctas) : 0;
+}
 
 template <class Config>
 constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataType a_type) {
@@ -59,14 +66,15 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.w_type = w_type;
   kernel.a_type = a_type;
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
-  kernel.ctas_per_sm = Config::kCtasPerSm;
-  kernel.max_splits = kMaxSplits;
-  // Larger tiles come in several kernels a model, and changing kernels under dependent launch costs more than it hides.
-  kernel.may_overlap = Config::kTileM <= 32;
+  kernel.ctas_per_sm = 1;
+  kernel.stream_k = true;
+  // Larger tiles gained nothing.
+  kernel.may_overlap = Config::kTileM <= 64;
   kernel.aligned_rows = true;
   kernel.function = reinterpret_cast<const void*>(&gemm<Config>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal;
+  kernel.workspace = &workspace<Config>;
   kernel.prepare = &prepare<Config>;
   kernel.launch = &launch<Config>;
   return kernel;

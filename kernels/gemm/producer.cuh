@@ -34,7 +34,7 @@ struct TensorMaps {
   CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a stage, BLK_N/16)
 };
 
-/// One thread that keeps the ring full.
+/// The warp that keeps the ring full. All its lanes take every step; one of them issues.
 template <class Config>
 class Producer {
  public:
@@ -43,24 +43,29 @@ class Producer {
       : maps_(maps),
         shared_(shared),
         groups_(groups),
+        elected_(cute::elect_one_sync()),
         weight_hint_(static_cast<std::uint64_t>(weights_once ? cute::TMA::CacheHintSm90::EVICT_FIRST
                                                              : cute::TMA::CacheHintSm90::EVICT_NORMAL)) {}
 
+  __device__ bool elected() const { return elected_; }
+
   /// Starts on the weights of the first tile, which no kernel ahead in the stream writes, as far as the ring reaches.
   /// Their activations follow with load().
-  __device__ void prefetch(WorkTile tile, StageRange range) {
+  __device__ void prefetch(WorkTile tile, int begin, int end) {
     Stage<Config::kStages> stage;
-    layout::GroupCursor cursor(groups_, range.begin * Config::kTiles);
-    prefetched_ = min(range.end - range.begin, Config::kStages);
+    const int first = begin * Config::kStagesPerStep;
+    layout::GroupCursor cursor(groups_, first * Config::kTiles);
+    prefetched_ = min((end - begin) * Config::kStagesPerStep, Config::kStages);
     for (int i = 0; i < prefetched_; ++i) {
-      load_weights(tile, range.begin + i, stage.index, cursor);
+      load_weights(tile, first + i, stage.index, cursor);
       stage.advance();
     }
   }
 
-  __device__ void load(WorkTile tile, StageRange range) {
-    layout::GroupCursor cursor(groups_, range.begin * Config::kTiles);
-    for (int block = range.begin; block < range.end; ++block) {
+  /// Steps [begin, end) of K of a tile.
+  __device__ void load(WorkTile tile, int begin, int end) {
+    layout::GroupCursor cursor(groups_, begin * Config::kTilesPerStep);
+    for (int block = begin * Config::kStagesPerStep; block < end * Config::kStagesPerStep; ++block) {
       if (prefetched_ > 0) {
         --prefetched_;
         advance(cursor);
@@ -73,23 +78,32 @@ class Producer {
     }
   }
 
+  /// The stage after the last, without data: consumers fetch ahead.
+  __device__ void finish() {
+    Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
+    if (elected_) Barrier::arrive(&shared_.full[stage_.index]);
+  }
+
  private:
   static_assert(Config::kTileK <= 256, "a TMA box has at most 256 elements a side");
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
   __device__ void load_weights(WorkTile tile, int block, int stage, layout::GroupCursor& cursor) {
-    std::uint64_t* full = &shared_.full[stage];
-    TransactionBarrier::arrive_and_expect_tx(full, Config::kWeightBytes + Config::kActivationBytes +
-                                                       Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
-    cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.pipeline.weights[stage],
-                                 block * Config::kTileK, tile.n * Config::kStrips);
-    cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.pipeline.scales[stage], 0, cursor.group(),
-                                 tile.n * Config::kStrips);
+    if (elected_) {
+      std::uint64_t* full = &shared_.full[stage];
+      TransactionBarrier::arrive_and_expect_tx(full, Config::kWeightBytes + Config::kActivationBytes +
+                                                         Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
+      cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage], block * Config::kTileK,
+                                   tile.n * Config::kStrips);
+      cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, cursor.group(),
+                                   tile.n * Config::kStrips);
+    }
     advance(cursor);
   }
 
   __device__ void load_activations(WorkTile tile, int block, int stage) {
-    auto* activations = shared_.pipeline.activations + stage * Config::kTileM * Config::kTileK;  // [64 k][BLK_M]
+    if (!elected_) return;
+    auto* activations = shared_.activations + stage * Config::kTileM * Config::kTileK;  // [64 k][BLK_M]
 #pragma unroll
     for (int t = 0; t < Config::kTiles; ++t) {
       cute::SM90_TMA_LOAD_2D::copy(&maps_.activations, &shared_.full[stage], kSharedHint,
@@ -106,6 +120,7 @@ class Producer {
   const TensorMaps& maps_;
   typename Config::SharedStorage& shared_;
   layout::Groups groups_;
+  bool elected_;
   std::uint64_t weight_hint_;
   Stage<Config::kStages> stage_;
   int prefetched_ = 0;

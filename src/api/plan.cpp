@@ -47,22 +47,37 @@ bool needs_realignment(const Problem& problem, const planner::Schedule& schedule
   return schedule.kernel->aligned_rows && problem.lda % 8 != 0;
 }
 
-std::size_t workspace_of(const Problem& problem, const planner::Schedule& schedule) {
+/// What run() needs besides its arguments: first what the kernel does, then the realigned activations.
+struct Workspace {
+  std::size_t kernel = 0;
+  std::size_t realigned = 0;
+  std::size_t size() const { return kernel + realigned; }
+};
+
+Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule, int sms) {
+  Workspace workspace;
 #if MACHETE_HAS_CUDA
-  if (needs_realignment(problem, schedule))
-    return static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k)) * 2;
+  if (schedule.kernel->workspace != nullptr) {
+    const auto shape = packing::shape_of(problem.n, problem.k, problem.group_size);
+    workspace.kernel = schedule.kernel->workspace(shape, std::max<std::int64_t>(problem.m, 1), sms, schedule.stream_k);
+    workspace.kernel = (workspace.kernel + memory::kAlignment - 1) / memory::kAlignment * memory::kAlignment;
+  }
+  if (needs_realignment(problem, schedule)) {
+    workspace.realigned = static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k)) * 2;
+  }
 #else
   static_cast<void>(problem);
   static_cast<void>(schedule);
+  static_cast<void>(sms);
 #endif
-  return 0;
+  return workspace;
 }
 
-// The grid is counted in ints.
+// Tiles, and the steps of K in those that CTAs share, are counted in ints.
 Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
   const auto& tile = schedule.kernel->tile;
   const std::int64_t tiles = ((problem.n + tile.n - 1) / tile.n) * ((problem.m + tile.m - 1) / tile.m);
-  if (tiles * schedule.splits < (std::int64_t{1} << 31) - 65536) return {};
+  if (tiles < (std::int64_t{1} << 31) - 65536) return {};
   return {StatusCode::kUnsupported, fmt::format("M={} times N={} makes {} tiles, of which a launch holds 2^31; split M",
                                                 problem.m, problem.n, tiles)};
 }
@@ -121,7 +136,9 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   // A copy of the activations ahead of the kernel is a launch of its own, and not one that waits.
   state->realign = needs_realignment(problem, state->schedule);
   state->overlap = options.overlap && state->schedule.kernel->may_overlap && !state->realign;
-  state->workspace_size = workspace_of(problem, state->schedule);
+  const Workspace workspace = workspace_of(problem, state->schedule, state->sms);
+  state->realigned_offset = workspace.kernel;
+  state->workspace_size = workspace.size();
   state->schedule_name = state->schedule.name();
   return {};
 }
@@ -174,7 +191,7 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
   for (const auto& candidate : rank_on(*valid, *gpu, *kernels, options.overlap)) {
     if (!check_grid(*valid, candidate.schedule).ok()) continue;
     choices.push_back({candidate.schedule.name(), candidate.estimate.total_us(),
-                       workspace_of(*valid, candidate.schedule), candidate.reason});
+                       workspace_of(*valid, candidate.schedule, gpu->sms).size(), candidate.reason});
   }
   return choices;
 }

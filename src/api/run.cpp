@@ -75,12 +75,14 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   kernels::Launch launch = {};
   launch.a = arguments.a;
   launch.lda = problem.lda;
+  launch.workspace = workspace;
   if (state.realign) {
+    void* realigned = static_cast<std::byte*>(workspace) + state.realigned_offset;
     const Status status =
-        memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k, workspace, stream.native),
+        memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k, realigned, stream.native),
                             "realigning activations");
     if (!status.ok()) return status;
-    launch.a = workspace;
+    launch.a = realigned;
     launch.lda = gemm::aligned_row(problem.k);
   }
   launch.weights = arguments.weight->weights();
@@ -89,7 +91,7 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.shape = state.shape;
   launch.m = problem.m;
   launch.ldd = problem.ldd;
-  launch.splits = state.schedule.splits;
+  launch.stream_k = state.schedule.stream_k;
   launch.sms = state.sms;
   launch.timeline = timeline;
   launch.overlap = state.overlap;

@@ -14,7 +14,7 @@ struct Estimate {
   double memory_us = 0;    // every byte once from memory
   double l2_us = 0;        // every tile's operands through L2
   double compute_us = 0;   // unpacking and MMA on the SM with the most work
-  double overhead_us = 0;  // launch, first loads, reduction, the last tile's store
+  double overhead_us = 0;  // launch, first loads, what CTAs exchange, the last tile's store
 
   double total_us() const;
   std::string reason() const;  // which ceiling binds, in words

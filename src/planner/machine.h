@@ -7,7 +7,7 @@ namespace machete::planner {
 struct Machine {
   int sms = 132;
   double read_tb_s = 3.1;   // read-only stream from memory, measured
-  double l2_tb_s = 7.0;     // from L2 into the SMs, as far as it bounds large tiles
+  double l2_tb_s = 12;      // from L2 into the SMs, when they ask for the same activations at once
   double clock_ghz = 1.56;  // under load
 };
 

@@ -5,9 +5,7 @@
 
 namespace machete::planner {
 
-std::string Schedule::name() const {
-  return splits == 1 ? kernel->name : fmt::format("{}_splitk{}", kernel->name, splits);
-}
+std::string Schedule::name() const { return stream_k ? fmt::format("{}_streamk", kernel->name) : kernel->name; }
 
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {
   if (kernel.refusal == nullptr) return nullptr;
@@ -17,7 +15,8 @@ const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {
 std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels) {
   std::vector<Schedule> schedules;
   for (const kernels::Kernel* kernel : kernels) {
-    for (int splits = 1; splits <= kernel->max_splits; splits *= 2) schedules.push_back({kernel, splits});
+    schedules.push_back({kernel, false});
+    if (kernel->stream_k) schedules.push_back({kernel, true});
   }
   return schedules;
 }

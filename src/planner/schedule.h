@@ -8,10 +8,10 @@
 
 namespace machete::planner {
 
-/// A compiled kernel and how it is launched. Its name, "<kernel>" or "<kernel>_splitk<S>", says all of it.
+/// A compiled kernel and how it is launched. Its name, "<kernel>" or "<kernel>_streamk", says all of it.
 struct Schedule {
   const kernels::Kernel* kernel = nullptr;
-  int splits = 1;  // CTAs that share K
+  bool stream_k = false;  // CTAs share tiles where whole ones would leave some idle
 
   std::string name() const;
 };
@@ -19,7 +19,7 @@ struct Schedule {
 /// Why a kernel cannot serve the problem, or null.
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem);
 
-/// Every schedule the kernels allow: each kernel with every split.
+/// Every schedule the kernels allow: each kernel, with whole tiles and with stream-K.
 std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels);
 
 /// The schedule of that name, or the error that lists what exists.

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <set>
+#include <vector>
 
 #include "kernels/gemm/scheduler.h"
 
@@ -17,14 +20,14 @@ kernels::Kernel kernel(const char* name, int n, int m, int k, int ctas_per_sm) {
   kernels::Kernel result = {};
   result.name = name;
   result.tile = {n, m, k};
-  result.max_splits = 8;
+  result.stream_k = true;
   result.ctas_per_sm = ctas_per_sm;
   return result;
 }
 
 class Planner : public ::testing::Test {
  protected:
-  kernels::Kernel small_ = kernel("gemm_128x16x256", 128, 16, 256, 2);
+  kernels::Kernel small_ = kernel("gemm_128x32x128", 128, 32, 128, 1);
   kernels::Kernel large_ = kernel("gemm_128x256x64", 128, 256, 64, 1);
   std::vector<const kernels::Kernel*> kernels_ = {&small_, &large_};
 
@@ -37,13 +40,12 @@ class Planner : public ::testing::Test {
   }
 };
 
-TEST_F(Planner, RanksEveryKernelWithEverySplit) {
+TEST_F(Planner, RanksEveryKernelWithAndWithoutStreamK) {
   const auto ranked = rank(problem(1, 4096, 4096), kernels_, Machine{}, nullptr);
   std::set<std::string> names;
   for (const auto& candidate : ranked) names.insert(candidate.schedule.name());
-  EXPECT_EQ(names, (std::set<std::string>{"gemm_128x16x256", "gemm_128x16x256_splitk2", "gemm_128x16x256_splitk4",
-                                          "gemm_128x16x256_splitk8", "gemm_128x256x64", "gemm_128x256x64_splitk2",
-                                          "gemm_128x256x64_splitk4", "gemm_128x256x64_splitk8"}));
+  EXPECT_EQ(names, (std::set<std::string>{"gemm_128x32x128", "gemm_128x32x128_streamk", "gemm_128x256x64",
+                                          "gemm_128x256x64_streamk"}));
   for (std::size_t i = 1; i < ranked.size(); ++i) {
     EXPECT_LE(ranked[i - 1].estimate.total_us(), ranked[i].estimate.total_us());
   }
@@ -54,14 +56,14 @@ TEST_F(Planner, FewTokensGetTheSmallTileAndManyTheLarge) {
   EXPECT_EQ(rank(problem(4096, 4096, 4096), kernels_, Machine{}, nullptr).front().schedule.kernel, &large_);
 }
 
-TEST_F(Planner, SplitsKWhereTilesDoNotFillTheCard) {
-  EXPECT_GT(rank(problem(1, 1024, 16384), kernels_, Machine{}, nullptr).front().schedule.splits, 1);
-  EXPECT_EQ(rank(problem(1, 131072, 4096), kernels_, Machine{}, nullptr).front().schedule.splits, 1);
+TEST_F(Planner, SharesTilesWhereWholeOnesDoNotFillTheCard) {
+  EXPECT_TRUE(rank(problem(1, 1024, 16384), kernels_, Machine{}, nullptr).front().schedule.stream_k);
+  EXPECT_FALSE(rank(problem(1, 128 * 132, 4096), kernels_, Machine{}, nullptr).front().schedule.stream_k);
 }
 
 TEST_F(Planner, AMeasuredChoiceComesFirst) {
-  const auto ranked = rank(problem(1, 4096, 4096), kernels_, Machine{}, "gemm_128x256x64_splitk8");
-  EXPECT_EQ(ranked.front().schedule.name(), "gemm_128x256x64_splitk8");
+  const auto ranked = rank(problem(1, 4096, 4096), kernels_, Machine{}, "gemm_128x256x64_streamk");
+  EXPECT_EQ(ranked.front().schedule.name(), "gemm_128x256x64_streamk");
   EXPECT_THAT(ranked.front().reason, HasSubstr("measured"));
 }
 
@@ -79,11 +81,11 @@ TEST_F(Planner, NamesParseBack) {
     const auto parsed = parse_schedule(schedule.name(), kernels_);
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(parsed->kernel, schedule.kernel);
-    EXPECT_EQ(parsed->splits, schedule.splits);
+    EXPECT_EQ(parsed->stream_k, schedule.stream_k);
   }
   const auto missing = parse_schedule("gemm_1x1x1", kernels_);
   ASSERT_FALSE(missing.ok());
-  EXPECT_THAT(missing.status().message(), HasSubstr("gemm_128x16x256_splitk2"));
+  EXPECT_THAT(missing.status().message(), HasSubstr("gemm_128x32x128_streamk"));
 }
 
 TEST(TuningTable, IsLookedUpByGpuShapeAndTokens) {
@@ -114,17 +116,52 @@ TEST(Raster, VisitsEveryTileOnce) {
   }
 }
 
-TEST(SplitRange, SharesOutEveryStageOnce) {
-  for (const int steps : {0, 1, 3, 16, 57}) {
-    for (const int splits : {1, 2, 4, 8}) {
-      int next = 0;
-      for (int rank = 0; rank < splits; ++rank) {
-        const gemm::StageRange range = gemm::split_range(steps, 2, rank, splits);
-        EXPECT_EQ(range.begin, next);
-        EXPECT_LE(range.end - range.begin, 2 * ((steps + splits - 1) / splits));
-        next = range.end;
+// What the CTAs of a launch do, one after the other: every step of every tile once, every giver taken from once, after
+// it has given everything that it was waited for, and only by CTAs of higher numbers.
+TEST(Walk, SharesOutEveryStepOnce) {
+  for (const int sms : {4, 132}) {
+    for (const int tiles : {1, 2, 3, 5, 16, 112, 131, 132, 133, 200, 264, 265, 448}) {
+      for (const int steps : {1, 2, 7, 32, 112}) {
+        for (const bool stream_k : {false, true}) {
+          const gemm::Shares shares = gemm::shares_of(tiles, steps, sms, stream_k);
+          SCOPED_TRACE(::testing::Message() << sms << " SMs, " << tiles << " tiles of " << steps << " steps"
+                                            << (stream_k ? ", stream-K" : ""));
+          ASSERT_GE(shares.ctas, 1);
+          ASSERT_LE(shares.ctas, sms);
+          std::vector<std::vector<int>> done(static_cast<std::size_t>(tiles), std::vector<int>(steps, 0));
+          std::map<int, int> given;  // CTA -> tile
+          std::map<int, int> taken;
+          int busiest = 0;
+          int idlest = tiles * steps;
+          for (int cta = 0; cta < shares.ctas; ++cta) {
+            int work = 0;
+            int tails = 0;
+            for (gemm::Walk walk(shares, cta); !walk.done(); walk.advance()) {
+              ASSERT_LT(walk.tile(), tiles);
+              ASSERT_LT(walk.begin(), walk.end());
+              for (int step = walk.begin(); step < walk.end(); ++step) ++done[walk.tile()][step];
+              work += walk.end() - walk.begin();
+              if (!walk.ends()) {
+                EXPECT_EQ(work, walk.end() - walk.begin()) << "what is given comes first";
+                EXPECT_TRUE(given.emplace(cta, walk.tile()).second) << "a CTA gives once at most";
+              }
+              if (walk.begin() > 0 && walk.ends()) ++tails;
+              for (int giver = walk.ends() ? walk.first_giver() : cta; giver < cta; ++giver) {
+                EXPECT_EQ(given.count(giver), 1u) << "waits for a CTA that does not give";
+                EXPECT_EQ(given[giver], walk.tile());
+                ++taken[giver];
+              }
+            }
+            EXPECT_LE(tails, 1) << "a CTA takes for one tile at most";
+            busiest = std::max(busiest, work);
+            idlest = std::min(idlest, work);
+          }
+          for (const auto& tile : done) EXPECT_EQ(std::count(tile.begin(), tile.end(), 1), steps);
+          EXPECT_EQ(taken.size(), given.size());
+          for (const auto& [giver, times] : taken) EXPECT_EQ(times, 1) << "CTA " << giver;
+          EXPECT_LE(busiest - idlest, stream_k ? 1 : steps);
+        }
       }
-      EXPECT_EQ(next, 2 * steps);
     }
   }
 }

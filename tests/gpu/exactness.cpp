@@ -54,7 +54,7 @@ TEST_F(Exactness, SmallIntegersThroughEverySchedule) {
     if (kernel.backend == Backend::kCuda) compiled.insert({kernel.a_type, kernel.name});
   }
   ASSERT_FALSE(compiled.empty()) << "this build has no CUDA kernel";
-  // A schedule is named after its kernel: "gemm_128x64x128_splitk4" runs "gemm_128x64x128".
+  // A schedule is named after its kernel: "gemm_128x64x128_streamk" runs "gemm_128x64x128".
   const auto kernel_of = [&compiled](DataType type, const std::string& schedule) {
     std::string longest;
     for (const auto& [a_type, kernel] : compiled) {

@@ -114,12 +114,12 @@ TEST_F(Faults, DroppedScaleGroup) {
   }
 }
 
-TEST_F(Faults, DroppedSplit) {
+TEST_F(Faults, DroppedPartOfASharedTile) {
   for_each_case(128, [this](const Case& c) {
-    for (const std::int64_t splits : {2, 8}) {
+    for (const std::int64_t parts : {2, 8}) {
       EXPECT_TRUE(
-          finds(c, Check::kBounds, [splits](HostWeight& w) { w.drop(192, kStripe, w.k * (splits - 1) / splits, w.k); }))
-          << "one of " << splits << " splits";
+          finds(c, Check::kBounds, [parts](HostWeight& w) { w.drop(192, kStripe, w.k * (parts - 1) / parts, w.k); }))
+          << "one of " << parts << " parts";
     }
   });
 }

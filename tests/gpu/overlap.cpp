@@ -20,15 +20,18 @@ Case square(std::int64_t m, std::int64_t n) {
   return c;
 }
 
-// A chain of linears, each the next one's activations, through buffers in turn. The last output.
+// A chain of linears, each the next one's activations, through buffers in turn and one workspace. The last output.
 std::vector<unsigned char> run_chain(const Plan& plan, const PackedWeight& weight, const testing::DeviceBuffer& first,
-                                     std::vector<testing::DeviceBuffer>& buffers, int length, cudaStream_t stream) {
+                                     std::vector<testing::DeviceBuffer>& buffers, testing::DeviceBuffer& workspace,
+                                     int length, cudaStream_t stream) {
+  require(workspace.resize(plan.workspace_size()));
+  require(workspace.poison(stream));
   for (testing::DeviceBuffer& buffer : buffers)
     require(cudaMemsetAsync(buffer.data(), 0xff, buffer.size(), stream), "poison");
   const void* a = first.data();
   for (int i = 0; i < length; ++i) {
     void* d = buffers[static_cast<std::size_t>(i) % buffers.size()].data();
-    require(run(plan, Arguments{a, &weight, d}, nullptr, 0, stream));
+    require(run(plan, Arguments{a, &weight, d}, workspace.data(), workspace.size(), stream));
     a = d;
   }
   std::vector<unsigned char> last(buffers[0].size());
@@ -45,6 +48,7 @@ TEST_F(Overlap, AChainGivesTheBitsOfPlainLaunches) {
     const Case c = square(m, 1024);
     bench().prepare(c);
     std::vector<testing::DeviceBuffer> buffers(2);
+    testing::DeviceBuffer workspace;
     for (testing::DeviceBuffer& buffer : buffers) require(buffer.resize(static_cast<std::size_t>(m * c.problem.n) * 2));
     for (const ScheduleChoice& choice : require(list_schedules(c.problem, on_cuda()))) {
       PlanOptions options;
@@ -53,9 +57,11 @@ TEST_F(Overlap, AChainGivesTheBitsOfPlainLaunches) {
       const Plan plain = require(plan(c.problem, options));
       options.overlap = true;
       const Plan overlapped = require(plan(c.problem, options));
-      const auto expected = run_chain(plain, bench().packed(), bench().a(), buffers, kLength, bench().stream());
+      const auto expected =
+          run_chain(plain, bench().packed(), bench().a(), buffers, workspace, kLength, bench().stream());
       for (int repetition = 0; repetition < 1000 / kLength; ++repetition) {
-        ASSERT_EQ(run_chain(overlapped, bench().packed(), bench().a(), buffers, kLength, bench().stream()), expected)
+        ASSERT_EQ(run_chain(overlapped, bench().packed(), bench().a(), buffers, workspace, kLength, bench().stream()),
+                  expected)
             << "repro: m=" << m << " schedule=" << choice.name << " repetition " << repetition;
       }
     }
@@ -72,8 +78,10 @@ void wait_for_a_copy(Workbench& bench, std::int64_t m) {
   options.device = Device::cuda();
   options.overlap = true;
   const Plan overlapped = require(plan(c.problem, options));
+  testing::DeviceBuffer workspace;
+  require(workspace.resize(overlapped.workspace_size()));
   bench.poison_output(c);
-  require(run(overlapped, bench.arguments(), nullptr, 0, bench.stream()));
+  require(run(overlapped, bench.arguments(), workspace.data(), workspace.size(), bench.stream()));
   const auto expected = bench.output();
 
   testing::DeviceBuffer from;
@@ -91,7 +99,7 @@ void wait_for_a_copy(Workbench& bench, std::int64_t m) {
     require(cudaMemcpyAsync(to.data(), from.data(), kBallast, cudaMemcpyDeviceToDevice, bench.stream()), "ballast");
     require(cudaMemcpyAsync(bench.a().data(), activations.data(), bytes, cudaMemcpyDeviceToDevice, bench.stream()),
             "copy");
-    require(run(overlapped, bench.arguments(), nullptr, 0, bench.stream()));
+    require(run(overlapped, bench.arguments(), workspace.data(), workspace.size(), bench.stream()));
     ASSERT_EQ(bench.output(), expected) << "repetition " << repetition;
   }
 }
