@@ -5,7 +5,7 @@
     machete bench --suite llama8b,llama70b,deepseek --m 1,2,4,8,16,32,64 --all-schedules --overlap --json overlap.json
     tuning/from_results.py "NVIDIA H100" plain.json overlap.json > tuning/h100.json
 
-For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
+For each weight shape and number of tokens the fastest schedule wins, but for families that `--except` names; an entry holds up to its number of tokens, beyond
 the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
 """
 
@@ -54,15 +54,18 @@ def main() -> None:
     parser.add_argument("results", type=pathlib.Path, nargs="+", help="the last that times a schedule counts")
     parser.add_argument("--tolerance", type=float, default=0.01)
     parser.add_argument("--keep", type=pathlib.Path, help="a table whose entries beyond the tokens measured here stay")
+    parser.add_argument("--except", dest="left_out", help="a family that chains were measured slower with, e.g. decode")
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
     rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
+    if arguments.left_out:
+        rows = [row for row in rows if not row["schedule"].startswith(arguments.left_out)]
     machine = results[-1]["machine"]
     runs = ", ".join(dict.fromkeys(f"commit {result['commit']} on {result['date']}" for result in results))
     provenance = (
         f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
         f"CUDA {machine['cuda']}, bf16, group size 128"
-    )
+    ) + (f", without the {arguments.left_out} family" if arguments.left_out else "")
     entries = entries_of(rows, arguments.tolerance)
     if arguments.keep:
         kept = json.loads(arguments.keep.read_text())

@@ -46,8 +46,8 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.n, Config::kRows), launch.sms);
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
   params.slots_of_k = kernels::ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
-  params.early_slots =
-      stream::early_slots(params.row_tiles, params.slots_of_k, Config::kWarps, params.shared.ring.slots);
+  params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
+                                           params.shared.ring.slots);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
   return kernels::launch(&batch<Config>, params, {params.row_tiles.ctas, Config::kThreads, params.shared.bytes},
                          launch.overlap, stream);

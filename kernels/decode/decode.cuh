@@ -93,40 +93,23 @@ struct Multiplier {
     int group = 0;
     const int tile = slot_of_k * Config::kTiles;
     int tile_of_group = tile - groups.group_of(tile) * groups.tiles_per_group;
-    if (!groups.fine() && groups.tiles_per_group % 2 == 0) {
-      // The common case, without branches, so that loads run ahead: groups of 128, 256, ..., or one.
+    // Without branches, so that loads run ahead.
 #pragma unroll
-      for (int t = 0; t < Config::kTiles; t += 2) {
-        multiply_tile(weights, t, digits, sum, [](int, int) {});
-        multiply_tile(weights, t + 1, digits, sum, [](int, int) {});
-        flush_all(scales, group, factor, sum, sums);
-        tile_of_group += 2;
-        const bool next = tile_of_group == groups.tiles_per_group;
-        tile_of_group = next ? 0 : tile_of_group;
-        group += next ? 1 : 0;
-      }
-      return;
-    }
-#pragma unroll 1
-    for (int t = 0; t < Config::kTiles; ++t) {
-      multiply_tile(weights, t, digits, sum, [&](int s, int i) {
-        if (groups.fine()) flush(scales, s, group, i, factor[i], sum[s][i], sums);
-      });
-      flush_all(scales, groups.fine() ? group + 1 : group, factor, sum, sums);
-      if (groups.fine()) {
-        group += 2;
-      } else if (++tile_of_group == groups.tiles_per_group) {
-        tile_of_group = 0;
-        ++group;
-      }
+    for (int t = 0; t < Config::kTiles; t += 2) {
+      multiply_tile(weights, t, digits, sum);
+      multiply_tile(weights, t + 1, digits, sum);
+      flush(scales, group, factor, sum, sums);
+      tile_of_group += 2;
+      const bool next = tile_of_group == groups.tiles_per_group;
+      tile_of_group = next ? 0 : tile_of_group;
+      group += next ? 1 : 0;
     }
   }
 
  private:
-  /// One tile of every strip; half_way(strip, block) is called between its two MMAs.
-  template <class HalfWay>
+  /// One tile of every strip.
   __device__ void multiply_tile(const std::uint8_t* weights, int t, const uint4* const (&digits)[Config::kBlocks],
-                                int (&sum)[Config::kStrips][Config::kBlocks][4], HalfWay half_way) const {
+                                int (&sum)[Config::kStrips][Config::kBlocks][4]) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     uint4 b[Config::kBlocks];
 #pragma unroll
@@ -142,7 +125,6 @@ struct Multiplier {
       for (int i = 0; i < Config::kBlocks; ++i) {
         mma_s8(sum[s][i], Converter::upper_row(w.x), Converter::lower_row(w.x), Converter::upper_row(w.y),
                Converter::lower_row(w.y), b[i].x, b[i].y);
-        half_way(s, i);
         mma_s8(sum[s][i], Converter::upper_row(w.z), Converter::lower_row(w.z), Converter::upper_row(w.w),
                Converter::lower_row(w.w), b[i].z, b[i].w);
       }
@@ -160,27 +142,25 @@ struct Multiplier {
     }
   }
 
-  __device__ void flush(const std::uint8_t* scales, int strip, int group, int block, float2 factor, int (&sum)[4],
-                        Sums<Config>& sums) const {
+  /// Adds the integers since the last flush, at most 128 k's, times their scales.
+  __device__ void flush(const std::uint8_t* scales, int group, const float2 (&factor)[Config::kBlocks],
+                        int (&sum)[Config::kStrips][Config::kBlocks][4], Sums<Config>& sums) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const auto pair = *reinterpret_cast<const std::uint32_t*>(
-        scales + ((strip * groups.per_stage + group) * layout::kStripRows + lane / 4 * 2) * 2);
-    const float scale[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float exact = __int_as_float(sum[i]) - __int_as_float(kOrigin);
-      float& total = sums.value[strip][block][i];
-      total = fmaf(exact, scale[i / 2] * (i % 2 == 0 ? factor.x : factor.y), total);
-      sum[i] = kOrigin;
-    }
-  }
-
-  __device__ void flush_all(const std::uint8_t* scales, int group, const float2 (&factor)[Config::kBlocks],
-                            int (&sum)[Config::kStrips][Config::kBlocks][4], Sums<Config>& sums) const {
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
+      const auto pair = *reinterpret_cast<const std::uint32_t*>(
+          scales + ((s * groups.per_stage + group) * layout::kStripRows + lane / 4 * 2) * 2);
+      const float scale[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
 #pragma unroll
-      for (int i = 0; i < Config::kBlocks; ++i) flush(scales, s, group, i, factor[i], sum[s][i], sums);
+      for (int b = 0; b < Config::kBlocks; ++b) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float exact = __int_as_float(sum[s][b][i]) - __int_as_float(kOrigin);
+          float& total = sums.value[s][b][i];
+          total = fmaf(exact, scale[i / 2] * (i % 2 == 0 ? factor[b].x : factor[b].y), total);
+          sum[s][b][i] = kOrigin;
+        }
+      }
     }
   }
 
@@ -202,9 +182,7 @@ __device__ __noinline__ float dot_product(const Params<Config>& p, int n, int to
     const std::int64_t tile = std::int64_t{strip} * (p.k_padded / layout::kTileK) + k / layout::kTileK;
     const int element = tile_layout(row, k % layout::kTileK);
     const int code = (p.weights[tile * layout::kTileBytes + element / 2] >> (element % 2 * 4)) & 15;
-    const int tile_k = k / layout::kTileK;
-    const int group = p.groups.group_of(tile_k) +
-                      (p.groups.fine() ? k % layout::kTileK * p.groups.groups_per_tile / layout::kTileK : 0);
+    const int group = p.groups.group_of(k / layout::kTileK);
     const float scale = static_cast<float>(
         p.scales[(std::int64_t{strip} * p.packed_groups + group) * layout::kStripRows + layout::scale_layout()(row)]);
     sum = fmaf(static_cast<float>(p.a[token * p.lda + k]),

@@ -23,7 +23,7 @@ int shared_memory(const packing::Shape& shape) {
 template <class Config>
 const char* refusal(const packing::Shape& shape, std::int64_t tokens) {
   if (tokens > Config::kTokens) return "more tokens than the kernel is compiled for";
-  if (shape.packed_group_size < 32) return "groups of 16 (or 48, 80, ...) are smaller than one integer MMA's k";
+  if (shape.packed_group_size % 128 != 0) return "integers are scaled once in 128 k, and the groups are smaller";
   if (shape.k > 64 * 1024 || shared_layout<Config>(shape).ring.slots < 2)
     return "the activations' planes do not fit into shared memory";
   return nullptr;
@@ -60,8 +60,8 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.slots_of_k = kernels::ceil_div(shape.k, Config::kSlotK);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
 
-  params.early_slots =
-      stream::early_slots(params.row_tiles, params.slots_of_k, Config::kWarps, params.shared.ring.slots);
+  params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
+                                           params.shared.ring.slots);
   return kernels::launch(&decode<Config>, params, {params.row_tiles.ctas, Config::kThreads, params.shared.bytes},
                          launch.overlap, stream);
 }

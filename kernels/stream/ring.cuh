@@ -47,6 +47,8 @@ class Ring {
 #pragma unroll 1
       for (int i = 0; i < slots_; ++i) Barrier::init(full_ + i, 1);
       cutlass::arch::fence_barrier_init();
+      // First used behind the dependency wait, where every step counts.
+      if (Config::kActivationBytes > 0) cute::prefetch_tma_descriptor(&maps_.activations);
     }
     __syncwarp();
   }
@@ -100,7 +102,7 @@ class Ring {
       TransactionBarrier::arrive_and_expect_tx(barrier, transaction_bytes_);
       cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, barrier, kOnce, weights_ + place * Config::kWeightBytes,
                                    from.slot * Config::kSlotK, from.row_tile * Config::kStrips);
-      cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kOnce, scales_ + place * scale_bytes_, 0, group,
+      cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kShared, scales_ + place * scale_bytes_, 0, group,
                                    from.row_tile * Config::kStrips);
     }
   }

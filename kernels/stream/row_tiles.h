@@ -21,10 +21,11 @@ struct RowTiles {
 };
 
 /// How many slots of a warp's weights are fetched before the activations are there. They delay those, a burst of a
-/// whole ring by up to 5 us: a small linear gains most from its activations, a large one from keeping memory busy.
-inline int early_slots(const RowTiles& tiles, int slots_of_k, int warps, int slots_of_ring) {
+/// whole ring by up to 5 us: a small linear and one of many tokens gain most from their activations, a large one of few
+/// tokens from keeping memory busy.
+inline int early_slots(const RowTiles& tiles, int tokens, int slots_of_k, int warps, int slots_of_ring) {
   const int row_tiles = tiles.shorter + (tiles.longer > 0 ? 1 : 0);
-  const int early = row_tiles * slots_of_k <= 2 * warps ? 1 : 2;
+  const int early = tokens > 16 || row_tiles * slots_of_k <= 2 * warps ? 1 : 2;
   return early < slots_of_ring ? early : slots_of_ring;
 }
 

@@ -39,10 +39,11 @@ TEST(RowTiles, AreSharedEvenlyAndLeaveNoCtaIdle) {
 }
 
 TEST(RowTiles, FewSlotsAreFetchedEarlyAndNeverMoreThanTheRingHolds) {
-  EXPECT_EQ(early_slots(RowTiles::share(128, 132), 16, 8, 6), 1);   // 4096 x 4096 in slots of 256 k
-  EXPECT_EQ(early_slots(RowTiles::share(128, 132), 56, 8, 6), 2);   // 4096 x 14336
-  EXPECT_EQ(early_slots(RowTiles::share(896, 132), 32, 16, 6), 2);  // 28672 x 4096 in slots of 128 k
-  EXPECT_EQ(early_slots(RowTiles::share(896, 132), 32, 16, 1), 1);
+  EXPECT_EQ(early_slots(RowTiles::share(128, 132), 2, 16, 8, 6), 1);   // 4096 x 4096 in slots of 256 k
+  EXPECT_EQ(early_slots(RowTiles::share(128, 132), 2, 56, 8, 6), 2);   // 4096 x 14336
+  EXPECT_EQ(early_slots(RowTiles::share(896, 132), 8, 32, 16, 6), 2);  // 28672 x 4096 in slots of 128 k
+  EXPECT_EQ(early_slots(RowTiles::share(896, 132), 32, 32, 8, 6), 1);
+  EXPECT_EQ(early_slots(RowTiles::share(896, 132), 8, 32, 16, 1), 1);
 }
 
 // Warps must visit every slot of a CTA's row tiles exactly once, in turns of kTurnSlots, and the turns must fall to the
