@@ -29,9 +29,12 @@ def command_output(*command):
 
 
 def commit():
+    built = os.environ.get("MACHETE_COMMIT")  # what the tests were built from
+    if built:
+        return built
     head = command_output("git", "rev-parse", "HEAD")
     if not head:
-        return os.environ.get("MACHETE_COMMIT", "unknown")
+        return "unknown"
     # The results themselves are written beside the code that they belong to.
     changes = command_output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results")
     return head + "-dirty" if changes else head

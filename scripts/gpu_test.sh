@@ -9,7 +9,7 @@ shift
 [ -x "$tests" ] || { echo "gpu_test: there is no $tests; build it with 'make build CUDA=ON' where there is nvcc" >&2; exit 1; }
 nvidia-smi -L 2> /dev/null | grep -q '^GPU' || { echo "gpu_test: no GPU here (nvidia-smi lists none); all GPU tests skipped"; exit 0; }
 mkdir -p out
-# Where there is no git, the summary takes the commit from the build.
+# The summary names the commit that the tests were built from.
 export MACHETE_COMMIT=${MACHETE_COMMIT:-$(sed -n "s/.*kCommit = \"\(.*\)\";.*/\1/p" "$build/generated/build_info.h" 2> /dev/null || true)}
 status=0
 "$tests" --gtest_output=json:out/gpu-tests.gtest.json "$@" || status=$?

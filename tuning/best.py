@@ -13,23 +13,27 @@ import json
 import pathlib
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweeps", type=pathlib.Path, nargs="+")
-    parser.add_argument("--linears", action="store_true", help="also each linear and its schedule")
-    arguments = parser.parse_args()
-
-    sweeps: dict = collections.defaultdict(dict)  # (suite, overlap, m) -> name -> rows of one file
-    for path in sorted(arguments.sweeps):
+def best_rows(paths: list[pathlib.Path]) -> dict:
+    """(suite, overlap, m) -> name -> the fastest row of the last file that has any."""
+    sweeps: dict = collections.defaultdict(dict)
+    for path in sorted(paths):
         result = json.loads(path.read_text())
         linears: dict = collections.defaultdict(list)
         for row in result["rows"]:
             linears[row["suite"], result.get("overlap", False), row["m"], row["name"]].append(row)
         for (suite, overlap, m, name), rows in linears.items():
             sweeps[suite, overlap, m][name] = min(rows, key=lambda row: row["us"])
+    return sweeps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=pathlib.Path, nargs="+")
+    parser.add_argument("--linears", action="store_true", help="also each linear and its schedule")
+    arguments = parser.parse_args()
 
     print(f"{'suite':<10} {'launches':<8} {'M':>4} {'us':>8} {'floor us':>9} {'of floor':>9}")
-    for (suite, overlap, m), best in sorted(sweeps.items()):
+    for (suite, overlap, m), best in sorted(best_rows(arguments.sweeps).items()):
         us = sum(row["us"] for row in best.values())
         floor = sum(row["read_floor_us"] for row in best.values())
         launches = "overlap" if overlap else "plain"

@@ -5,8 +5,9 @@
     machete bench --suite llama8b,llama70b,deepseek --m 1,2,4,8,16,32,64 --all-schedules --overlap --json overlap.json
     tuning/from_results.py "NVIDIA H100" plain.json overlap.json > tuning/h100.json
 
-For each weight shape and number of tokens the fastest schedule wins, but for families that `--except` names; an entry holds up to its number of tokens, beyond
+For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
 the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
+A family that single linears are fast with but chains are not is left out with --except.
 """
 
 import argparse

@@ -5,10 +5,11 @@
 """
 
 import argparse
-import json
 import math
 import pathlib
 import re
+
+from best import best_rows
 
 SMS = 132
 CLOCK_GHZ = 1.7  # of the SMs while these kernels run
@@ -16,23 +17,19 @@ READ_TB_S = 3.12  # the read-only stream of the sweeps
 L2_TB_S = 11  # weights and activations into the SMs together: what `down` at M = 64 reaches
 # Weights a clock that an SM consumes. Batch: 4 schedulers over the instructions of a slot (multiplier.cuh as compiled),
 # and mma.sync's own 42 and 21 at 32 and 64 tokens; decode and gemm: measured in their main loops.
-WEIGHTS_A_CLOCK = {("batch", 8): 59, ("batch", 16): 48, ("batch", 32): 35, ("batch", 64): 20, "decode": 75, "gemm": 20}
+WEIGHTS_A_CLOCK = {
+    ("batch", 8): 59,
+    ("batch", 16): 48,
+    ("batch", 32): 35,
+    ("batch", 64): 20,
+    ("decode", 1): 75,
+    ("decode", 2): 75,
+    ("gemm", 32): 27,
+    ("gemm", 64): 20,
+}
 FIXED_US = {False: 3.3, True: 1.8}  # plain, dependent launch; docs/roofline.md takes them apart
+EXCHANGE_US = 3.4  # stream-K: sums given away, waited for, added
 MS = (1, 8, 16, 32, 64)
-
-
-def best_rows(paths: list[pathlib.Path]) -> dict:
-    """The fastest row of the newest file that has it, by launch, M and linear."""
-    best: dict = {}
-    for path in sorted(paths):
-        result = json.loads(path.read_text())
-        found: dict = {}
-        for row in result["rows"]:
-            key = (result["overlap"], row["m"], row["name"])
-            if row["suite"] == "llama8b" and (key not in found or row["us"] < found[key]["us"]):
-                found[key] = row
-        best.update(found)
-    return best
 
 
 def predict(row: dict, overlap: bool) -> tuple[float, float, float, float]:
@@ -42,17 +39,16 @@ def predict(row: dict, overlap: bool) -> tuple[float, float, float, float]:
     weight_bytes = n * k / 2 * (1 + 4 / row["group_size"])
     row_tiles = math.ceil(n / int(tile_n))
     activation_bytes = row_tiles * m * k * 2  # read once a row tile
-    rate = WEIGHTS_A_CLOCK.get((family, int(tile_m))) or WEIGHTS_A_CLOCK[family]
-    if family == "gemm":
-        busiest, share = n * k / SMS, 1.0  # as if K were split evenly
-    else:
-        passes = math.ceil(row_tiles / SMS)
-        busiest = passes * int(tile_n) * k
-        share = passes * math.ceil(row_tiles / passes) / row_tiles
+    rate = WEIGHTS_A_CLOCK[family, int(tile_m)]
+    stream_k = row["schedule"].endswith("_streamk")
+    passes = math.ceil(row_tiles / SMS)
+    busiest = n * k / SMS if stream_k else passes * int(tile_n) * k
+    # A GEMM kernel's tiles, unlike a batch kernel's passes, leave memory to whoever asks.
+    share = 1 if family == "gemm" else passes * math.ceil(row_tiles / passes) / row_tiles
     memory = weight_bytes * share / READ_TB_S * 1e-6
     l2 = (weight_bytes + activation_bytes) / L2_TB_S * 1e-6
     unpack = busiest / rate / CLOCK_GHZ * 1e-3
-    return memory, l2, unpack, max(memory, l2, unpack) + FIXED_US[overlap]
+    return memory, l2, unpack, max(memory, l2, unpack) + FIXED_US[overlap] + (EXCHANGE_US if stream_k else 0)
 
 
 def main() -> None:
@@ -66,7 +62,7 @@ def main() -> None:
         for name in ("qkv", "o", "gate_up", "down"):
             cells = []
             for overlap in (False, True):
-                row = best[overlap, m, name]
+                row = best["llama8b", overlap, m][name]
                 *parts, whole = predict(row, overlap)
                 if not overlap:
                     cells += [f"{part:.1f}" for part in parts]
