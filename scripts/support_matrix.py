@@ -6,10 +6,10 @@ import sys
 
 
 def groups(sizes: set[int], every: list[int]) -> str:
-    missing = [str(size) for size in every if size not in sizes]
-    if not missing:
-        return "-1, any multiple of 16"
-    return "-1, any multiple of 16 but those like " + ", ".join(missing)
+    for step in (16, 32, 64, 128):
+        if sizes == {size for size in every if size % step == 0} | {-1}:
+            return f"-1, any multiple of {step}"
+    return ", ".join(str(size) for size in sorted(sizes))
 
 
 def main() -> None:

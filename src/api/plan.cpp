@@ -88,11 +88,12 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const auto found = kernels_for(problem, options);
   if (!found.ok()) return found.status();
   const auto& kernels = *found;
-  if (registry::matching(problem.w_type, problem.a_type).empty()) {
+  if (kernels.empty()) {
     return {StatusCode::kUnsupported,
-            fmt::format("this build has no CUDA kernel for {} weights with {} activations; `machete list` "
+            fmt::format("this build has no CUDA kernel for {} weights with {} activations{}; `machete list` "
                         "shows what it has, MACHETE_INSTANCES=all builds them all",
-                        name_of(problem.w_type), name_of(problem.a_type))};
+                        name_of(problem.w_type), name_of(problem.a_type),
+                        options.batch_invariant ? " and batch_invariant" : "")};
   }
   const auto gpu = memory::describe(state->device.ordinal);
   if (!gpu.ok()) return gpu.status();

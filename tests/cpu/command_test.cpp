@@ -22,6 +22,7 @@
 #include "formats/checkpoint.h"
 #include "formats/manifest.h"
 #include "formats/safetensors.h"
+#include "tests/cpu/folder.h"
 
 namespace machete {
 namespace {
@@ -38,25 +39,8 @@ struct Outcome {
   std::string err;
 };
 
-class Command : public ::testing::Test {
+class Command : public tests::FolderTest {
  protected:
-  Command() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / fmt::format("machete-command-{}-{}", test->name(), ::getpid());
-    fs::create_directories(folder_);
-  }
-  ~Command() override {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
-  static std::string get(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
-
   /// Runs it in the test's folder.
   Outcome machete(const std::string& arguments) const {
     const std::string line =
@@ -110,9 +94,6 @@ class Command : public ::testing::Test {
     EXPECT_TRUE(writer->commit({{"format", "pt"}}).ok());
     return path(name);
   }
-
- private:
-  fs::path folder_;
 };
 
 TEST_F(Command, HelpsWithEveryCommand) {

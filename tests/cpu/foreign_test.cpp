@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "formats/safetensors.h"
+#include "tests/cpu/folder.h"
 
 namespace machete::formats {
 namespace {
@@ -127,18 +128,8 @@ void add_pack_quantized(File& file, const std::string& name, const Numbers& x, b
   if (zero_points) file.add(name + ".weight_zero_point", "I32", {zero_rows, x.groups()}, zeros);
 }
 
-class Foreign : public ::testing::Test {
+class Foreign : public tests::FolderTest {
  protected:
-  Foreign() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / fmt::format("machete-foreign-{}-{}", test->name(), ::getpid());
-    fs::create_directories(folder_);
-  }
-  ~Foreign() override {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-
   Checkpoint write(const File& file) const {
     file.write((folder_ / "model.safetensors").string());
     const Result<Checkpoint> checkpoint = Checkpoint::open((folder_ / "model.safetensors").string());
@@ -157,8 +148,6 @@ class Foreign : public ::testing::Test {
     EXPECT_FALSE(layers.ok());
     return layers.ok() ? "" : layers.status().message();
   }
-
-  fs::path folder_;
 };
 
 void expect_same(const reference::QuantizedTensor& weight, const Numbers& x, bool symmetric) {

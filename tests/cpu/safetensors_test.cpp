@@ -19,6 +19,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/manifest.h"
+#include "tests/cpu/folder.h"
 
 namespace machete::formats {
 namespace {
@@ -27,29 +28,11 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-/// A folder of its own for each test.
-class Safetensors : public ::testing::Test {
+class Safetensors : public tests::FolderTest {
  protected:
-  Safetensors() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::temp_directory_path() / fmt::format("machete-{}-{}", test->name(), ::getpid());
-    fs::create_directories(folder_);
-  }
-  ~Safetensors() override {
-    std::error_code ignored;
-    fs::remove_all(folder_, ignored);
-  }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
   std::string put(const std::string& bytes, const std::string& name = "test.safetensors") const {
     std::ofstream(path(name), std::ios::binary) << bytes;
     return path(name);
-  }
-
-  static std::string get(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
   }
 
   std::size_t files_in_folder() const {
@@ -64,9 +47,6 @@ class Safetensors : public ::testing::Test {
     EXPECT_EQ(file.status().message().find('\n'), std::string::npos);
     return file.status().message();
   }
-
- private:
-  fs::path folder_;
 };
 
 std::string with_length(std::uint64_t length, const std::string& rest) {

@@ -1,0 +1,27 @@
+# The lines of instances/manifest.txt, which says what they mean.
+
+function(machete_read_manifest lines)
+  set(file ${PROJECT_SOURCE_DIR}/instances/manifest.txt)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+  file(STRINGS ${file} found REGEX "^(default|all) ")
+  set(${lines} "${found}" PARENT_SCOPE)
+endfunction()
+
+# Sets set, family, w, a, n, m, k, extra and name.
+macro(machete_parse_instance line)
+  if(NOT "${line}" MATCHES "^([a-z]+) +(gemm|batch|decode) +([a-z0-9]+) +(bf16|f16) +([0-9]+)x([0-9]+)x([0-9]+) *([0-9]*)$")
+    message(FATAL_ERROR "instances/manifest.txt: cannot read '${line}'")
+  endif()
+  set(set ${CMAKE_MATCH_1})
+  set(family ${CMAKE_MATCH_2})
+  set(w ${CMAKE_MATCH_3})
+  set(a ${CMAKE_MATCH_4})
+  set(n ${CMAKE_MATCH_5})
+  set(m ${CMAKE_MATCH_6})
+  set(k ${CMAKE_MATCH_7})
+  set(extra ${CMAKE_MATCH_8})
+  set(name ${family}_${n}x${m}x${k})
+  if(family STREQUAL "batch" AND extra STREQUAL "16")
+    string(APPEND name "w16")
+  endif()
+endmacro()
