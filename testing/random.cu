@@ -103,6 +103,8 @@ Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t colu
     case DataType::kF32:
       fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<float*>(out), rows, columns, stride, make);
       break;
+    case DataType::kU8:
+      return {StatusCode::kInvalidArgument, "test data of type u8 are not made here"};
   }
   return launch_status("fill with test data");
 }

@@ -80,8 +80,6 @@ Status convert(const Options& options) {
   });
   if (!status.ok()) return status;
 
-  const auto with_zero_points = std::count_if(work->layers.begin(), work->layers.end(),
-                                              [](const ForeignLayer& l) { return l.type == WeightType::kU4; });
   if (options.json) {
     Json layers = Json::array();
     for (const ForeignLayer& layer : work->layers) {
@@ -107,7 +105,6 @@ Status convert(const Options& options) {
     fmt::print("{} quantised layers were left as they were; machete inspect {} says why.\n", work->obstacles,
                checkpoint->path());
   }
-  if (with_zero_points > 0) fmt::print("{} layers have zero points, which no kernel serves yet.\n", with_zero_points);
   return {};
 }
 

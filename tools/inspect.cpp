@@ -12,6 +12,7 @@
 #include "formats/foreign.h"
 #include "formats/manifest.h"
 #include "layers.h"
+#include "machete/linear.h"
 #include "options.h"
 #include "table.h"
 
@@ -39,8 +40,14 @@ struct Entry {
   std::string next;  // what can be done with it
 };
 
-std::string next_step(WeightType type, const char* otherwise) {
-  return type == WeightType::kU4b8 ? otherwise : "no kernel serves zero points yet";
+/// What is said of a layer of this type: that something works, and if so, where only.
+std::string next_step(WeightType type, const std::string& step) {
+  bool any = false;
+  for (const KernelInfo& kernel : list_kernels()) {
+    if (kernel.backend == Backend::kCuda && kernel.w_type == type) return step;
+    any = any || kernel.backend == Backend::kCuda;
+  }
+  return any ? step + " (on the CPU alone)" : step;
 }
 
 Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
@@ -49,8 +56,8 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
     const Result<formats::Manifest> manifest = formats::read_manifest(checkpoint);
     if (!manifest.ok()) return manifest.status();
     for (const formats::QuantizedLayer& layer : manifest->layers) {
-      entries.push_back({layer.name, "machete", layer.n, layer.k, 4, std::string(name_of(layer.type)), layer.group_size,
-                         next_step(layer.type, "runs")});
+      entries.push_back({layer.name, "machete", layer.n, layer.k, bits_of(layer.type), std::string(name_of(layer.type)),
+                         layer.group_size, next_step(layer.type, "runs")});
     }
     return entries;
   }

@@ -47,7 +47,9 @@ CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types) {
             types.clear();
             for (const std::string& name : names) {
               const DataType type = checked(parse_data_type(name), "--a");
-              if (type == DataType::kF32) throw CLI::ValidationError("--a", "'f32' must be bf16 or f16");
+              if (type != DataType::kBf16 && type != DataType::kF16) {
+                throw CLI::ValidationError("--a", fmt::format("'{}' must be bf16 or f16", name_of(type)));
+              }
               types.push_back(type);
             }
           },
@@ -61,7 +63,7 @@ CLI::Option* add_weight_type(CLI::App& app, WeightType& type) {
   return app
       .add_option_function<std::string>(
           "--type", [&type](const std::string& name) { type = checked(parse_weight_type(name), "--type"); },
-          "weight type: u4b8 (symmetric) or u4 (with zero points; no kernel runs it yet); default u4b8")
+          "weight type: u4b8, s4, u8b128 or s8 (symmetric), u4 or u8 (with zero points); default u4b8")
       ->type_name("TYPE");
 }
 

@@ -206,7 +206,7 @@ Command add_quantize(CLI::App& app) {
       app.add_subcommand("quantize", "Quantises the linear layers of a safetensors checkpoint to 4 bits");
   command->footer(std::string(kLayerRule) + R"(
 
-Each becomes NAME.qweight, NAME.scales (and NAME.zero_points for u4); all other tensors stay as they are, and a manifest
+Each becomes NAME.qweight, NAME.scales (and NAME.zero_points for u4 and u8); all other tensors stay as they are, and a manifest
 in the file's metadata says what is what. The quantisation error is |W - quantised W| / |W| (Frobenius norms).
 
 Examples:

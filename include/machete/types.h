@@ -3,18 +3,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "machete/status.h"
 
 namespace machete {
 
-/// Types of activations, scales and outputs. The values are part of the PackedWeight file format.
-enum class DataType : std::uint8_t { kF16 = 0, kBf16 = 1, kF32 = 2 };
+/// Types of activations, scales, zero points and outputs. The values are part of the PackedWeight file format.
+enum class DataType : std::uint8_t {
+  kF16 = 0,
+  kBf16 = 1,
+  kF32 = 2,
+  kU8 = 3,  // integer zero points
+};
 
 /// Types of quantised weights, named as the field names them. The values are part of the PackedWeight file format.
 enum class WeightType : std::uint8_t {
-  kU4b8 = 0,  // 4 bit, value = (q - 8) * scale (GPTQ, compressed-tensors)
-  kU4 = 1,    // 4 bit, value = (q - zero_point) * scale (AWQ, HQQ)
+  kU4b8 = 0,    // 4 bit, value = (q - 8) * scale (GPTQ, compressed-tensors)
+  kU4 = 1,      // 4 bit, value = (q - zero_point) * scale (AWQ, HQQ)
+  kU8b128 = 2,  // 8 bit, value = (q - 128) * scale (GPTQ)
+  kU8 = 3,      // 8 bit, value = (q - zero_point) * scale
+  kS4 = 4,      // 4 bit, value = q * scale, q in two's complement
+  kS8 = 5,      // 8 bit, value = q * scale, q in two's complement (compressed-tensors, GGUF)
 };
 
 enum class Backend : std::uint8_t { kCpu, kCuda };
@@ -40,9 +50,11 @@ struct Stream {
 
 std::size_t bytes_of(DataType type);
 int bits_of(WeightType type);
+bool has_zero_points(WeightType type);
+std::vector<WeightType> weight_types();  // all there are
 
-/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u4b8", "u4", "cpu",
-/// "cuda".
+/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8"; "u4b8", "u4",
+/// "u8b128", "u8", "s4", "s8"; "cpu", "cuda".
 std::string_view name_of(DataType type);
 std::string_view name_of(WeightType type);
 std::string_view name_of(Backend backend);

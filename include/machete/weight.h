@@ -16,12 +16,14 @@ struct QuantizedWeight {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t group_size = 128;  // a multiple of 16, or -1; the last group may be partial
-  const void* qweight = nullptr;  // [N, ceil(K/2)] bytes, 4 bits an element, even k in the low nibble
+  const void* qweight = nullptr;  // [N, row_bytes()]: 4 bits an element, even k in the low nibble, or 8
   const void* scales = nullptr;   // [ceil(K/group_size), N] of scale_type, finite
   DataType scale_type = DataType::kBf16;
-  const void* zero_points = nullptr;  // [ceil(K/group_size), N] uint8, 0...15; null for u4b8
+  const void* zero_points = nullptr;         // [ceil(K/group_size), N] of zero_point_type; null for types without
+  DataType zero_point_type = DataType::kU8;  // or of floating point, finite
 
   std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  std::int64_t row_bytes() const { return (k * bits_of(type) + 7) / 8; }
 };
 
 /// What a PackedWeight is; the first 128 bytes of its file. Little-endian, no pointers.
@@ -32,18 +34,19 @@ struct PackedHeader {
   char magic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
   std::uint32_t version = kVersion;
   WeightType type = WeightType::kU4b8;
-  DataType scale_type = DataType::kBf16;  // equals the activation type of the plans that may use it
-  std::uint8_t activation_bits = 16;      // the MMA operand width that the order is derived from
-  std::uint8_t reserved0 = 0;
+  DataType scale_type = DataType::kBf16;      // equals the activation type of the plans that may use it
+  std::uint8_t activation_bits = 16;          // the MMA operand width that the order is derived from
+  DataType zero_point_type = DataType::kF16;  // of the canonical form; packed ones are of scale_type
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t group_size = 0;
   std::uint64_t weight_bytes = 0;  // the packed weights come first ...
-  std::uint64_t scale_bytes = 0;   // ... and the packed scales follow
+  std::uint64_t scale_bytes = 0;   // ... the packed scales follow ...
   std::uint64_t checksum = 0;      // of the payload, set by save()
-  std::uint8_t reserved1[64] = {};
+  std::uint64_t zero_bytes = 0;    // ... and the packed zero points, where the type has them
+  std::uint8_t reserved[56] = {};
 
-  std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes; }
+  std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes + zero_bytes; }
 };
 static_assert(sizeof(PackedHeader) == 128, "the header is part of the file format");
 
@@ -59,6 +62,9 @@ class PackedWeight {
   Device device() const { return device_; }
   const void* weights() const { return payload_.get(); }  // 128-byte aligned
   const void* scales() const { return static_cast<const char*>(payload_.get()) + header_.weight_bytes; }
+  const void* zero_points() const {  // null for types without
+    return header_.zero_bytes == 0 ? nullptr : static_cast<const char*>(scales()) + header_.scale_bytes;
+  }
 
  private:
   PackedHeader header_;
@@ -67,19 +73,20 @@ class PackedWeight {
 };
 
 struct PrepackOptions {
-  Device device = default_device();       // where the weight shall lie; qweight and scales may lie on the CPU or there
+  Device device = default_device();       // where the weight shall lie; its parts may lie on the CPU or there
   DataType scale_type = DataType::kBf16;  // the activation type the weight will meet
-  bool round_scales = false;              // scales that scale_type cannot hold: round to nearest, or (default) refuse
-  Stream stream = {};                     // prepack returns when its work on the stream is done
+  bool round_scales =
+      false;           // scales and zero points that scale_type cannot hold: round to nearest, or (default) refuse
+  Stream stream = {};  // prepack returns when its work on the stream is done
 };
 
 /// The header `prepack` would produce, hence the bytes it needs. Errors: sizes < 1 or overflowing, group sizes other
-/// than -1 or a positive multiple of 16, weight types that no kernel serves.
+/// than -1 or a positive multiple of 16.
 Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type);
 
-/// Puts a weight into packed order, padding N and K once. Refuses null or misaligned pointers, NaN and Inf in scales,
-/// and scales that change in scale_type (unless round_scales), before anything is written. The CPU and CUDA give
-/// identical bytes.
+/// Puts a weight into packed order, padding N and K once. Refuses null or misaligned pointers, NaN and Inf in scales
+/// and zero points, and such as change in scale_type (unless round_scales), before anything is written; for CUDA also
+/// weight types that no kernel there serves. The CPU and CUDA give identical bytes.
 Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options = {});
 
 /// The same into `storage`, owned by the caller: payload_bytes() of memory on options.device, 128-byte aligned.
@@ -88,8 +95,10 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
 
 /// The canonical form again, bit for bit, on the CPU.
 struct UnpackedWeight {
-  std::vector<std::uint8_t> qweight;  // [N, ceil(K/2)]
-  std::vector<std::uint8_t> scales;   // [ceil(K/group_size), N] of header.scale_type
+  std::vector<std::uint8_t> qweight;         // [N, row_bytes()]
+  std::vector<std::uint8_t> scales;          // [ceil(K/group_size), N] of header.scale_type
+  std::vector<std::uint8_t> zero_points;     // [ceil(K/group_size), N] of zero_point_type; empty for types without
+  DataType zero_point_type = DataType::kU8;  // or header.scale_type
 };
 Result<UnpackedWeight> unpack(const PackedWeight& weight);
 

@@ -1,6 +1,6 @@
 #pragma once
 
-/// The order of packed 4-bit weights, derived from the MMA that consumes them.
+/// The order of packed weights, derived from the MMA that consumes them.
 ///
 /// Machete computes Dᵀ = W · Aᵀ: W[N,K] is the *A operand* of the MMA, since only that operand may come from registers,
 /// where weights are unpacked; the activations are its B operand. Output features (N) are therefore the MMA's rows ("M"
@@ -22,6 +22,13 @@
 /// MMA as well.
 ///
 /// Tiles follow each other along K, strips along N: [N/16][K/64][512 bytes].
+///
+/// 8-bit weights have tiles of 16 rows x 32 k, 512 bytes as well. Of a lane's 16 bytes, the first eight are the row of
+/// a0 and a2, the others the row 8 below:
+///
+///        lane: row r, step 0: a0 a0' a2 a2' | step 1 | row r + 8, step 0: a1 a1' a3 a3' | step 1
+///
+/// so that two bytes of a word make an operand register, and a word is four k's of a row for an 8-bit integer MMA.
 
 #include <cute/atom/mma_traits_sm80.hpp>
 #include <cute/atom/mma_traits_sm90_gmma.hpp>
@@ -52,27 +59,47 @@ constexpr auto warp_fragment() {
 static_assert(is_same_v<decltype(warp_fragment()), typename MMA_Traits<WarpMma>::ALayout>,
               "a strip must serve wgmma and mma.sync alike");
 
-/// (row, k) -> element, in memory order, of a 16 x 64 tile.
+/// (lane, (half, register)) -> element of a step, in memory order: for 4 bits nibbles, for 8 bytes.
+template <int kBits>
+constexpr auto step_memory() {
+  if constexpr (kBits == 4) {
+    return Layout<Shape<_32, Shape<_2, _4>>, Stride<_32, Stride<_4, _1>>>{};
+  } else {
+    static_assert(kBits == 8);
+    return Layout<Shape<_32, Shape<_2, Shape<_2, _2>>>, Stride<_16, Stride<_1, Stride<_8, _2>>>>{};
+  }
+}
+
+/// (row, k) -> element, in memory order, of a 512-byte tile: 16 x 64 of 4 bits, 16 x 32 of 8.
+template <int kBits = 4>
 constexpr auto tile_layout() {
-  auto memory = Layout<Shape<_32, Shape<_2, _4>>, Stride<_32, Stride<_4, _1>>>{};  // (lane, (half, register)) -> nibble
-  auto step =
-      composition(memory, right_inverse(warp_fragment()).with_shape(Int<16>{}, Int<16>{}));  // (row, k16) -> nibble
-  return make_layout(get<0>(step), make_layout(get<1>(step), Layout<Int<kSteps>, _8>{}));    // (row, (k16, step))
+  using Steps = conditional_t<kBits == 4, Layout<Int<kSteps>, _8>, Layout<_2, _4>>;
+  auto step = composition(step_memory<kBits>(),
+                          right_inverse(warp_fragment()).with_shape(Int<16>{}, Int<16>{}));  // (row, k16) -> element
+  return make_layout(get<0>(step), make_layout(get<1>(step), Steps{}));                      // (row, (k16, step))
 }
 
 /// element -> row + 16 k: the inverse of tile_layout().
-constexpr auto tile_inverse() { return right_inverse(tile_layout()); }
+template <int kBits = 4>
+constexpr auto tile_inverse() {
+  return right_inverse(tile_layout<kBits>());
+}
 
-static_assert(size(tile_layout()) == kTileElements && cosize(tile_layout()) == kTileElements);
-static_assert(size(tile_inverse()) == kTileElements, "the packed order must be a bijection");
+template <int kBits>
+constexpr bool is_bijection() {
+  constexpr int kElements = kTileBytes * 8 / kBits;
+  return size(tile_layout<kBits>()) == kElements && cosize(tile_layout<kBits>()) == kElements &&
+         size(tile_inverse<kBits>()) == kElements;
+}
+static_assert(is_bijection<4>() && is_bijection<8>());
 
 /// (n, k) -> element, in memory order, of a whole weight; n a multiple of 16, k of 64.
-template <class Index>
+template <int kBits = 4, class Index>
 constexpr auto weight_layout(Index n, Index k) {
-  auto tile = tile_layout();
-  Index tiles_k = k / Index(kTileK);
-  return make_layout(make_layout(get<0>(tile), make_layout(n / Index(kStripRows), tiles_k * Index(kTileElements))),
-                     make_layout(get<1>(tile), make_layout(tiles_k, Int<kTileElements>{})));
+  auto tile = tile_layout<kBits>();
+  Index tiles_k = k / Index(size<1>(tile));
+  return make_layout(make_layout(get<0>(tile), make_layout(n / Index(kStripRows), tiles_k * Index(size(tile)))),
+                     make_layout(get<1>(tile), make_layout(tiles_k, Int<decltype(size(tile))::value>{})));
 }
 
 /// row of a strip -> place among its group's 16 packed scales: a lane's two rows, r and r + 8, are neighbours (one

@@ -3,79 +3,85 @@
 #include <array>
 #include <cstring>
 
-#include "kernels/convert/u4b8.h"
 #include "kernels/layout/weight_layout.h"
 
 namespace machete::packing {
 namespace {
 
-using convert::U4b8;
+using convert::Coding;
 using layout::kStripRows;
 using layout::kTileBytes;
-using layout::kTileElements;
-using layout::kTileK;
 
-// element of a tile, in memory order -> row + 16 k. A table, because evaluating the layout costs more than the copy.
-constexpr std::array<std::uint16_t, kTileElements> make_tile_order() {
-  std::array<std::uint16_t, kTileElements> order{};
-  constexpr auto tile = layout::tile_layout();
-  for (int k = 0; k < kTileK; ++k) {
+// A table, because evaluating the layout costs more than the copy.
+template <int kBits>
+constexpr auto make_places() {
+  std::array<Place, kStripRows * tile_k(kBits)> places{};
+  constexpr auto tile = layout::tile_layout<kBits>();
+  for (int k = 0; k < tile_k(kBits); ++k) {
     for (int row = 0; row < kStripRows; ++row) {
-      order[static_cast<std::size_t>(tile(row, k))] = static_cast<std::uint16_t>(row + kStripRows * k);
+      places[static_cast<std::size_t>(tile(row, k))] = {static_cast<std::uint8_t>(row), static_cast<std::uint8_t>(k)};
     }
   }
-  return order;
+  return places;
 }
-constexpr std::array<std::uint16_t, kTileElements> kTileOrder = make_tile_order();
+template <int kBits>
+constexpr auto kPlaces = make_places<kBits>();
 
-std::uint8_t nibble(const std::uint8_t* bytes, std::int64_t index) {
+template <int kBits>
+std::uint8_t element(const std::uint8_t* bytes, std::int64_t index) {
+  if constexpr (kBits == 8) return bytes[index];
   return (bytes[index / 2] >> (index % 2 * 4)) & 15u;
 }
 
-// Calls visit(element of the tile, n, k) for every element of every tile, and next(tile) before each tile.
-template <class Next, class Visit>
-void for_each_element(const Shape& shape, Next next, Visit visit) {
-  const std::int64_t tiles_k = shape.k_padded / kTileK;
+// To bytes that are zero there.
+template <int kBits>
+void set_element(std::uint8_t* bytes, std::int64_t index, std::uint8_t value) {
+  std::uint8_t& byte = bytes[index * kBits / 8];
+  byte = static_cast<std::uint8_t>(byte | value << (index * kBits % 8));
+}
+
+// Calls visit(tile, element of the tile, n, k) for every element of the weight.
+template <int kBits, class Visit>
+void for_each_element(const Shape& shape, Visit visit) {
+  const std::int64_t tiles_k = shape.k_padded / tile_k(kBits);
+#pragma omp parallel for schedule(static)
   for (std::int64_t strip = 0; strip < shape.n_padded / kStripRows; ++strip) {
     for (std::int64_t tile = 0; tile < tiles_k; ++tile) {
-      next(strip * tiles_k + tile);
-      for (int e = 0; e < kTileElements; ++e) {
-        const int place = kTileOrder[static_cast<std::size_t>(e)];
-        visit(e, strip * kStripRows + place % kStripRows, tile * kTileK + place / kStripRows);
+      for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
+        const std::int64_t n = strip * kStripRows + kPlaces<kBits>[e].row;
+        const std::int64_t k = tile * tile_k(kBits) + kPlaces<kBits>[e].k;
+        if (n < shape.n && k < shape.k) visit(strip * tiles_k + tile, static_cast<std::int64_t>(e), n, k);
       }
     }
   }
 }
 
-}  // namespace
-
-void pack_weights(const std::uint8_t* q, const Shape& shape, std::uint8_t* packed) {
-  const std::int64_t row_bytes = (shape.k + 1) / 2;
-  std::uint8_t* tile = nullptr;
-  for_each_element(
-      shape,
-      [&](std::int64_t t) {
-        tile = packed + t * kTileBytes;
-        std::memset(tile, 0, kTileBytes);
-      },
-      [&](int e, std::int64_t n, std::int64_t k) {
-        if (n >= shape.n || k >= shape.k) return;
-        const unsigned stored = U4b8::encode(nibble(q + n * row_bytes, k));
-        tile[e / 2] = static_cast<std::uint8_t>(tile[e / 2] | (stored << (e % 2 * 4)));
-      });
+template <int kBits>
+void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, std::uint8_t* packed) {
+  std::memset(packed, 0, static_cast<std::size_t>(shape.weight_bytes()));
+  for_each_element<kBits>(shape, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
+    const std::uint8_t u = coding.counted(element<kBits>(q + n * shape.row_bytes(), k));
+    set_element<kBits>(packed + tile * kTileBytes, e, coding.stored(u));
+  });
 }
 
-void unpack_weights(const std::uint8_t* packed, const Shape& shape, std::uint8_t* q) {
-  const std::int64_t row_bytes = (shape.k + 1) / 2;
-  std::memset(q, 0, static_cast<std::size_t>(shape.n * row_bytes));
-  const std::uint8_t* tile = nullptr;
-  for_each_element(
-      shape, [&](std::int64_t t) { tile = packed + t * kTileBytes; },
-      [&](int e, std::int64_t n, std::int64_t k) {
-        if (n >= shape.n || k >= shape.k) return;
-        std::uint8_t& byte = q[n * row_bytes + k / 2];
-        byte = static_cast<std::uint8_t>(byte | (U4b8::decode(nibble(tile, e)) << (k % 2 * 4)));
-      });
+template <int kBits>
+void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape, std::uint8_t* q) {
+  std::memset(q, 0, static_cast<std::size_t>(shape.n * shape.row_bytes()));
+  for_each_element<kBits>(shape, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
+    const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, e));
+    set_element<kBits>(q + n * shape.row_bytes(), k, coding.canonical(u));
+  });
+}
+
+}  // namespace
+
+void pack_weights(const std::uint8_t* q, const Coding& coding, const Shape& shape, std::uint8_t* packed) {
+  coding.bits == 8 ? pack<8>(q, coding, shape, packed) : pack<4>(q, coding, shape, packed);
+}
+
+void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shape& shape, std::uint8_t* q) {
+  coding.bits == 8 ? unpack<8>(packed, coding, shape, q) : unpack<4>(packed, coding, shape, q);
 }
 
 std::int64_t scale_index(const Shape& shape, std::int64_t n, std::int64_t k) {
@@ -101,16 +107,6 @@ void unpack_scales(const std::uint16_t* packed, const Shape& shape, std::uint16_
   }
 }
 
-void decode_strip(const std::uint8_t* packed, const Shape& shape, std::int64_t strip, std::int8_t* values) {
-  const std::int64_t tiles_k = shape.k_padded / kTileK;
-  for (std::int64_t t = 0; t < tiles_k; ++t) {
-    const std::uint8_t* tile = packed + (strip * tiles_k + t) * kTileBytes;
-    for (int e = 0; e < kTileElements; ++e) {
-      const int place = kTileOrder[static_cast<std::size_t>(e)];
-      values[place % kStripRows * shape.k_padded + t * kTileK + place / kStripRows] =
-          static_cast<std::int8_t>(U4b8::value(nibble(tile, e)));
-    }
-  }
-}
+const Place* tile_places(int bits) { return bits == 8 ? kPlaces<8>.data() : kPlaces<4>.data(); }
 
 }  // namespace machete::packing

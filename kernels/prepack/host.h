@@ -2,23 +2,30 @@
 
 #include <cstdint>
 
+#include "kernels/convert/coding.h"
 #include "kernels/prepack/shape.h"
 
 namespace machete::packing {
 
 /// Prepacking on the CPU; no CUDA is needed. Buffers are sized by Shape. The order is that of kernels/layout.
-void pack_weights(const std::uint8_t* q /* [N, ceil(K/2)] */, const Shape& shape, std::uint8_t* packed);
-void unpack_weights(const std::uint8_t* packed, const Shape& shape, std::uint8_t* q /* [N, ceil(K/2)] */);
+void pack_weights(const std::uint8_t* q /* [N, row_bytes] */, const convert::Coding& coding, const Shape& shape,
+                  std::uint8_t* packed);
+void unpack_weights(const std::uint8_t* packed, const convert::Coding& coding, const Shape& shape,
+                    std::uint8_t* q /* [N, row_bytes] */);
 
-/// 16-bit scales of any type, moved as bits.
+/// 16-bit scales of any type, or zero points, moved as bits.
 void pack_scales(const std::uint16_t* scales /* [groups, N] */, const Shape& shape, std::uint16_t* packed);
 void unpack_scales(const std::uint16_t* packed, const Shape& shape, std::uint16_t* scales /* [groups, N] */);
 
-/// The values q - 8 of one strip of 16 rows.
-void decode_strip(const std::uint8_t* packed, const Shape& shape, std::int64_t strip,
-                  std::int8_t* values /* [16, k_padded] */);
-
 /// Where the scale of (row n, element k) lies among the packed scales.
 std::int64_t scale_index(const Shape& shape, std::int64_t n, std::int64_t k);
+
+/// A tile's size along K, and where each of its elements, in memory order, belongs.
+struct Place {
+  std::uint8_t row;
+  std::uint8_t k;
+};
+constexpr int tile_k(int bits) { return 256 / bits; }
+const Place* tile_places(int bits);  // [16 * tile_k(bits)]
 
 }  // namespace machete::packing

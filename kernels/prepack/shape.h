@@ -5,28 +5,31 @@
 namespace machete::packing {
 
 /// The sizes of a packed weight, derived from those of the canonical one. Padding happens here and nowhere else; padded
-/// weights are zero bytes, which decode to the value 0.
+/// weights are zero bytes, and beyond N so are their scales.
 struct Shape {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t group_size = 0;  // as the checkpoint has it: a multiple of 16, or -1
   std::int64_t n_padded = 0;    // to 64, the rows of one wgmma
-  std::int64_t k_padded = 0;    // to 64, one tile
+  std::int64_t k_padded = 0;    // to 64, one tile of 4 bits or two of 8
   std::int64_t packed_group_size =
       0;  // divides 64 or is a multiple of it (k_padded for -1), so that no k16 step and no tile is split
   std::int64_t packed_groups = 0;
+  int bits = 4;  // of a weight
 
   constexpr std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
   constexpr std::int64_t source_group(std::int64_t packed_group) const {
     return group_size < 0 ? 0 : packed_group * packed_group_size / group_size;
   }
-  constexpr std::int64_t weight_bytes() const { return n_padded * k_padded / 2; }
+  constexpr std::int64_t row_bytes() const { return (k * bits + 7) / 8; }  // of the canonical form
+  constexpr std::int64_t weight_bytes() const { return n_padded * k_padded * bits / 8; }
   constexpr std::int64_t scale_count() const { return n_padded * packed_groups; }
 };
 
 /// Sizes must be positive and at most 2^31; group_size -1 or a positive multiple of 16 (checked by the API).
-constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size) {
+constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4) {
   Shape s;
+  s.bits = bits;
   s.n = n;
   s.k = k;
   s.group_size = group_size;

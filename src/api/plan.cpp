@@ -200,12 +200,15 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
 std::vector<KernelInfo> list_kernels() {
   const std::vector<std::int64_t> group_sizes = {-1, 16, 32, 48, 64, 96, 128, 256};
   std::vector<KernelInfo> kernels;
-  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
-    KernelInfo info;
-    info.name = kCpuSchedule;
-    info.a_type = type;
-    info.group_sizes = group_sizes;
-    kernels.push_back(info);
+  for (const WeightType w_type : weight_types()) {
+    for (const DataType a_type : {DataType::kBf16, DataType::kF16}) {
+      KernelInfo info;
+      info.name = kCpuSchedule;
+      info.w_type = w_type;
+      info.a_type = a_type;
+      info.group_sizes = group_sizes;
+      kernels.push_back(info);
+    }
   }
   for (const kernels::Kernel* kernel : registry::all()) {
     KernelInfo info;

@@ -10,6 +10,7 @@
 #include "kernels/prepack/host.h"
 #include "machete/weight.h"
 #include "reference/numeric.h"
+#include "registry/registry.h"
 
 #if MACHETE_HAS_CUDA
 #include "kernels/prepack/device.h"
@@ -18,19 +19,44 @@
 namespace machete {
 namespace {
 
-packing::Shape shape_of(const PackedHeader& header) { return packing::shape_of(header.n, header.k, header.group_size); }
+packing::Shape shape_of(const PackedHeader& header) {
+  return packing::shape_of(header.n, header.k, header.group_size, bits_of(header.type));
+}
 
 Status check_weight(const QuantizedWeight& weight, DataType scale_type) {
   for (const Status& status :
        {validate::size("N", weight.n, 1), validate::size("K", weight.k, 1), validate::weight_type(weight.type),
-        validate::group_size(weight.group_size), validate::compute_type("scale_type", scale_type)}) {
+        validate::group_size(weight.group_size), validate::compute_type("scale_type", scale_type),
+        validate::scale_type(weight.scale_type)}) {
     if (!status.ok()) return status;
+  }
+  if (has_zero_points(weight.type)) {
+    if (Status status = validate::zero_point_type(weight.zero_point_type); !status.ok()) return status;
   }
   if (weight.k > std::numeric_limits<std::int64_t>::max() / 16 / weight.n) {
     return {StatusCode::kInvalidArgument,
             fmt::format("N={} times K={} overflows; split the weight", weight.n, weight.k)};
   }
   return {};
+}
+
+// The CPU backend serves every type.
+Status check_served(WeightType type, const PrepackOptions& options) {
+  if (options.device.backend == Backend::kCpu || !registry::matching(type, options.scale_type).empty()) return {};
+  return {
+      StatusCode::kUnsupported,
+      fmt::format("no CUDA kernel of this build serves {} weights with {} activations; `machete list` shows what it "
+                  "has, Device::cpu() serves every type",
+                  name_of(type), name_of(options.scale_type))};
+}
+
+Status check_zero_points(const QuantizedWeight& weight) {
+  if (has_zero_points(weight.type)) {
+    return validate::pointer("zero_points", weight.zero_points, bytes_of(weight.zero_point_type));
+  }
+  if (weight.zero_points == nullptr) return {};
+  return {StatusCode::kInvalidArgument,
+          fmt::format("zero_points must be null for {}, which has none; quantise without them", name_of(weight.type))};
 }
 
 // A tensor in CPU memory: where it lies, or a copy.
@@ -56,14 +82,18 @@ class OnCpu {
   std::vector<std::uint8_t> copy_;
 };
 
-// The scales as 16-bit numbers of the type that the kernels multiply with; refuses what they cannot hold.
-Result<std::vector<std::uint16_t>> convert_scales(const QuantizedWeight& weight, const void* scales,
-                                                  const PrepackOptions& options) {
-  std::vector<std::uint16_t> converted(static_cast<std::size_t>(weight.groups() * weight.n));  // [groups, N]
+using Numbers = std::vector<std::uint16_t>;  // [groups, N] of the type that the kernels compute in
+
+// Scales or zero points as such numbers; refuses what they cannot hold.
+Result<Numbers> convert_numbers(const char* name, const QuantizedWeight& weight, const void* given, DataType type,
+                                const PrepackOptions& options) {
+  Numbers converted(static_cast<std::size_t>(weight.groups() * weight.n));
+  const auto source = OnCpu::get(given, converted.size() * bytes_of(type), options.stream);
+  if (!source.ok()) return source.status();
   for (std::size_t i = 0; i < converted.size(); ++i) {
     const auto index = static_cast<std::int64_t>(i);
-    const float value = reference::to_float(weight.scale_type, scales, index);
-    const auto place = [&] { return fmt::format("scales[{}, {}]={}", index / weight.n, index % weight.n, value); };
+    const float value = reference::to_float(type, source->data(), index);
+    const auto place = [&] { return fmt::format("{}[{}, {}]={}", name, index / weight.n, index % weight.n, value); };
     if (!std::isfinite(value)) {
       return Status(StatusCode::kInvalidArgument, place() + " must be finite; quantise the layer again");
     }
@@ -78,28 +108,31 @@ Result<std::vector<std::uint16_t>> convert_scales(const QuantizedWeight& weight,
       return Status(
           StatusCode::kInvalidArgument,
           fmt::format("{} has no exact {} value; set round_scales to accept {}, or use activations of type {}", place(),
-                      name_of(options.scale_type), kept, name_of(weight.scale_type)));
+                      name_of(options.scale_type), kept, name_of(type)));
     }
   }
   return converted;
 }
 
-Status pack_on_cpu(const QuantizedWeight& weight, const std::vector<std::uint16_t>& scales, const packing::Shape& shape,
-                   void* storage, Stream stream) {
-  const auto q = OnCpu::get(weight.qweight, static_cast<std::size_t>(weight.n * ((weight.k + 1) / 2)), stream);
+Status pack_on_cpu(const QuantizedWeight& weight, const Numbers& scales, const Numbers& zero_points,
+                   const PackedHeader& header, void* storage, Stream stream) {
+  const auto q = OnCpu::get(weight.qweight, static_cast<std::size_t>(weight.n * weight.row_bytes()), stream);
   if (!q.ok()) return q.status();
+  const packing::Shape shape = shape_of(header);
   auto* const packed = static_cast<std::uint8_t*>(storage);
-  packing::pack_weights(static_cast<const std::uint8_t*>(q->data()), shape, packed);
-  packing::pack_scales(scales.data(), shape, reinterpret_cast<std::uint16_t*>(packed + shape.weight_bytes()));
+  packing::pack_weights(static_cast<const std::uint8_t*>(q->data()), convert::coding_of(weight.type), shape, packed);
+  auto* const packed_scales = reinterpret_cast<std::uint16_t*>(packed + header.weight_bytes);
+  packing::pack_scales(scales.data(), shape, packed_scales);
+  if (!zero_points.empty()) packing::pack_scales(zero_points.data(), shape, packed_scales + shape.scale_count());
   return {};
 }
 
 #if MACHETE_HAS_CUDA
-Status pack_on_cuda(const QuantizedWeight& weight, const std::vector<std::uint16_t>& scales,
-                    const packing::Shape& shape, void* storage, Device device, Stream stream) {
+Status pack_on_cuda(const QuantizedWeight& weight, const Numbers& scales, const packing::Shape& shape, void* storage,
+                    Device device, Stream stream) {
   const auto q_device = memory::device_of(weight.qweight);
   if (!q_device.ok()) return q_device.status();
-  const auto q_bytes = static_cast<std::size_t>(weight.n * ((weight.k + 1) / 2));
+  const auto q_bytes = static_cast<std::size_t>(weight.n * weight.row_bytes());
   const auto* q = static_cast<const std::uint8_t*>(weight.qweight);
   std::shared_ptr<void> q_copy;
   if (*q_device != device) {
@@ -128,6 +161,14 @@ Status pack_on_cuda(const QuantizedWeight& weight, const std::vector<std::uint16
 }
 #endif
 
+// Packed scales or zero points as [groups, N] again.
+std::vector<std::uint8_t> unpack_numbers(const void* packed, const packing::Shape& shape) {
+  std::vector<std::uint8_t> result(static_cast<std::size_t>(shape.groups() * shape.n) * 2);
+  packing::unpack_scales(static_cast<const std::uint16_t*>(packed), shape,
+                         reinterpret_cast<std::uint16_t*>(result.data()));
+  return result;
+}
+
 }  // namespace
 
 Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type) {
@@ -142,6 +183,10 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
   const packing::Shape shape = shape_of(header);
   header.weight_bytes = static_cast<std::uint64_t>(shape.weight_bytes());
   header.scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
+  if (has_zero_points(weight.type)) {
+    header.zero_bytes = header.scale_bytes;
+    header.zero_point_type = weight.zero_point_type == DataType::kU8 ? DataType::kU8 : scale_type;
+  }
   return header;
 }
 
@@ -149,14 +194,11 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
                                   std::size_t bytes) {
   const auto header = packed_header(weight, options.scale_type);
   if (!header.ok()) return header.status();
-  for (const Status& status : {memory::check_device(options.device), validate::pointer("qweight", weight.qweight, 1),
+  for (const Status& status : {memory::check_device(options.device), check_served(weight.type, options),
+                               validate::pointer("qweight", weight.qweight, 1),
                                validate::pointer("scales", weight.scales, bytes_of(weight.scale_type)),
-                               validate::pointer("storage", storage, memory::kAlignment)}) {
+                               check_zero_points(weight), validate::pointer("storage", storage, memory::kAlignment)}) {
     if (!status.ok()) return status;
-  }
-  if (weight.zero_points != nullptr) {
-    return Status(StatusCode::kInvalidArgument,
-                  "zero_points must be null for u4b8, whose zero point is 8; quantise without them");
   }
   if (bytes < header->payload_bytes()) {
     return Status(StatusCode::kInvalidArgument,
@@ -171,22 +213,23 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
         fmt::format("storage lies on {}:{}, not on {}:{}; allocate it on options.device", name_of(where->backend),
                     where->ordinal, name_of(options.device.backend), options.device.ordinal));
   }
-  const auto scale_bytes = static_cast<std::size_t>(weight.groups() * weight.n) * bytes_of(weight.scale_type);
-  const auto source = OnCpu::get(weight.scales, scale_bytes, options.stream);
-  if (!source.ok()) return source.status();
-  const auto scales = convert_scales(weight, source->data(), options);
+  const auto scales = convert_numbers("scales", weight, weight.scales, weight.scale_type, options);
   if (!scales.ok()) return scales.status();
+  Result<Numbers> zero_points = Numbers();
+  if (header->zero_bytes > 0) {
+    zero_points = convert_numbers("zero_points", weight, weight.zero_points, weight.zero_point_type, options);
+    if (!zero_points.ok()) return zero_points.status();
+  }
 
-  const packing::Shape shape = shape_of(*header);
   Status status;
 #if MACHETE_HAS_CUDA
   if (options.device.backend == Backend::kCuda) {
-    status = pack_on_cuda(weight, *scales, shape, storage, options.device, options.stream);
+    status = pack_on_cuda(weight, *scales, shape_of(*header), storage, options.device, options.stream);
   } else {
-    status = pack_on_cpu(weight, *scales, shape, storage, options.stream);
+    status = pack_on_cpu(weight, *scales, *zero_points, *header, storage, options.stream);
   }
 #else
-  status = pack_on_cpu(weight, *scales, shape, storage, options.stream);
+  status = pack_on_cpu(weight, *scales, *zero_points, *header, storage, options.stream);
 #endif
   if (!status.ok()) return status;
   return PackedWeight(*header, options.device, std::shared_ptr<const void>(storage, [](const void*) {}));
@@ -223,11 +266,21 @@ Result<UnpackedWeight> unpack(const PackedWeight& weight) {
   if (!on_cpu.ok()) return on_cpu.status();
   const packing::Shape shape = shape_of(weight.header());
   UnpackedWeight result;
-  result.qweight.resize(static_cast<std::size_t>(shape.n * ((shape.k + 1) / 2)));
-  result.scales.resize(static_cast<std::size_t>(shape.groups() * shape.n) * 2);
-  packing::unpack_weights(static_cast<const std::uint8_t*>(on_cpu->weights()), shape, result.qweight.data());
-  packing::unpack_scales(static_cast<const std::uint16_t*>(on_cpu->scales()), shape,
-                         reinterpret_cast<std::uint16_t*>(result.scales.data()));
+  const PackedHeader& header = weight.header();
+  result.qweight.resize(static_cast<std::size_t>(shape.n * shape.row_bytes()));
+  packing::unpack_weights(static_cast<const std::uint8_t*>(on_cpu->weights()), convert::coding_of(header.type), shape,
+                          result.qweight.data());
+  result.scales = unpack_numbers(on_cpu->scales(), shape);
+  if (header.zero_bytes == 0) return result;
+  result.zero_points = unpack_numbers(on_cpu->zero_points(), shape);
+  result.zero_point_type = header.zero_point_type;
+  if (header.zero_point_type != DataType::kU8) return result;
+  const auto count = static_cast<std::size_t>(shape.groups() * shape.n);
+  for (std::size_t i = 0; i < count; ++i) {  // in place: two bytes become one
+    result.zero_points[i] = static_cast<std::uint8_t>(
+        reference::to_float(header.scale_type, result.zero_points.data(), static_cast<std::int64_t>(i)));
+  }
+  result.zero_points.resize(count);
   return result;
 }
 

@@ -1,20 +1,21 @@
 #include "machete/types.h"
 
+#include <fmt/format.h>
+
 #include <string>
 
 #include "api/memory.h"
+#include "kernels/convert/coding.h"
 
 namespace machete {
 
-std::size_t bytes_of(DataType type) { return type == DataType::kF32 ? 4 : 2; }
+std::size_t bytes_of(DataType type) { return type == DataType::kF32 ? 4 : type == DataType::kU8 ? 1 : 2; }
 
-int bits_of(WeightType type) {
-  switch (type) {
-    case WeightType::kU4b8:
-    case WeightType::kU4:
-      return 4;
-  }
-  return 0;
+int bits_of(WeightType type) { return convert::coding_of(type).bits; }
+bool has_zero_points(WeightType type) { return convert::coding_of(type).has_zero_points; }
+
+std::vector<WeightType> weight_types() {
+  return {WeightType::kU4b8, WeightType::kU4, WeightType::kU8b128, WeightType::kU8, WeightType::kS4, WeightType::kS8};
 }
 
 std::string_view name_of(DataType type) {
@@ -25,6 +26,8 @@ std::string_view name_of(DataType type) {
       return "bf16";
     case DataType::kF32:
       return "f32";
+    case DataType::kU8:
+      return "u8";
   }
   return "unknown";
 }
@@ -35,6 +38,14 @@ std::string_view name_of(WeightType type) {
       return "u4b8";
     case WeightType::kU4:
       return "u4";
+    case WeightType::kU8b128:
+      return "u8b128";
+    case WeightType::kU8:
+      return "u8";
+    case WeightType::kS4:
+      return "s4";
+    case WeightType::kS8:
+      return "s8";
   }
   return "unknown";
 }
@@ -45,13 +56,18 @@ Result<DataType> parse_data_type(std::string_view name) {
   if (name == "f16" || name == "fp16" || name == "float16") return DataType::kF16;
   if (name == "bf16" || name == "bfloat16") return DataType::kBf16;
   if (name == "f32" || name == "fp32" || name == "float32") return DataType::kF32;
-  return Status(StatusCode::kInvalidArgument, "type '" + std::string(name) + "' is not known; use f16, bf16 or f32");
+  if (name == "u8" || name == "uint8") return DataType::kU8;
+  return Status(StatusCode::kInvalidArgument,
+                fmt::format("type '{}' is not known; use f16, bf16 or f32, or u8 for zero points", name));
 }
 
 Result<WeightType> parse_weight_type(std::string_view name) {
-  if (name == "u4b8") return WeightType::kU4b8;
-  if (name == "u4") return WeightType::kU4;
-  return Status(StatusCode::kInvalidArgument, "weight type '" + std::string(name) + "' is not known; use u4b8 or u4");
+  std::string known;
+  for (const WeightType type : weight_types()) {
+    if (name == name_of(type)) return type;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", name_of(type));
+  }
+  return Status(StatusCode::kInvalidArgument, fmt::format("weight type '{}' is not known; use one of {}", name, known));
 }
 
 Device default_device() {

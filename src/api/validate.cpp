@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "kernels/convert/coding.h"
 #include "kernels/prepack/shape.h"
 
 namespace machete::validate {
@@ -12,7 +13,7 @@ namespace {
 Status invalid(std::string message) { return {StatusCode::kInvalidArgument, std::move(message)}; }
 Status incompatible(std::string message) { return {StatusCode::kIncompatible, std::move(message)}; }
 
-bool is_known(DataType type) { return type == DataType::kF16 || type == DataType::kBf16 || type == DataType::kF32; }
+bool is_floating(DataType type) { return type == DataType::kF16 || type == DataType::kBf16 || type == DataType::kF32; }
 
 }  // namespace
 
@@ -30,17 +31,26 @@ Status group_size(std::int64_t value) {
 }
 
 Status weight_type(WeightType type) {
-  if (type == WeightType::kU4b8) return {};
-  if (type == WeightType::kU4) {
-    return {StatusCode::kUnsupported, "no kernel serves weight type u4 yet; quantise to u4b8"};
-  }
-  return invalid(fmt::format("weight type {} is not known; use WeightType::kU4b8", static_cast<int>(type)));
+  if (convert::coding_of(type).bits != 0) return {};
+  return invalid(fmt::format("weight type {} is not known; use one of WeightType's", static_cast<int>(type)));
+}
+
+Status scale_type(DataType type) {
+  if (is_floating(type)) return {};
+  return invalid(
+      fmt::format("scales of type {} are not known; use DataType::kBf16, kF16 or kF32", static_cast<int>(type)));
+}
+
+Status zero_point_type(DataType type) {
+  if (type == DataType::kU8 || is_floating(type)) return {};
+  return invalid(
+      fmt::format("zero_point_type {} is not known; use DataType::kU8, kBf16, kF16 or kF32", static_cast<int>(type)));
 }
 
 Status compute_type(const char* name, DataType type) {
   if (type == DataType::kF16 || type == DataType::kBf16) return {};
-  if (type == DataType::kF32)
-    return {StatusCode::kUnsupported, fmt::format("{}=f32 is not served; use bf16 or f16", name)};
+  if (type == DataType::kF32 || type == DataType::kU8)
+    return {StatusCode::kUnsupported, fmt::format("{}={} is not served; use bf16 or f16", name, name_of(type))};
   return invalid(fmt::format("{} {} is not known; use DataType::kBf16 or kF16", name, static_cast<int>(type)));
 }
 
@@ -62,7 +72,7 @@ Result<Problem> problem(const Problem& given) {
     if (!status.ok()) return status;
   }
   if (p.d_type != p.a_type) {
-    if (!is_known(p.d_type))
+    if (!is_floating(p.d_type))
       return invalid(fmt::format("d_type {} is not known; use the activations' type", static_cast<int>(p.d_type)));
     return Status(StatusCode::kUnsupported,
                   fmt::format("d_type={} must equal a_type={}; convert the output, or take a_type={}",
@@ -94,12 +104,18 @@ Status header(const PackedHeader& h) {
                                compute_type("scale_type", h.scale_type)}) {
     if (!status.ok()) return incompatible("the weight's header is damaged: " + status.message());
   }
-  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size);
-  if (h.weight_bytes != static_cast<std::uint64_t>(shape.weight_bytes()) ||
-      h.scale_bytes != static_cast<std::uint64_t>(shape.scale_count()) * 2) {
+  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type));
+  const std::uint64_t scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
+  const bool zeros = has_zero_points(h.type);
+  if (h.weight_bytes != static_cast<std::uint64_t>(shape.weight_bytes()) || h.scale_bytes != scale_bytes ||
+      h.zero_bytes != (zeros ? scale_bytes : 0)) {
     return incompatible(
-        fmt::format("the weight's header is damaged: {} + {} bytes do not hold N={}, K={}; prepack it again",
-                    h.weight_bytes, h.scale_bytes, h.n, h.k));
+        fmt::format("the weight's header is damaged: {} + {} + {} bytes do not hold {} of N={}, K={}; prepack it again",
+                    h.weight_bytes, h.scale_bytes, h.zero_bytes, name_of(h.type), h.n, h.k));
+  }
+  if (zeros) {
+    if (Status status = zero_point_type(h.zero_point_type); !status.ok())
+      return incompatible("the weight's header is damaged: " + status.message());
   }
   return {};
 }

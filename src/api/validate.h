@@ -13,6 +13,8 @@ inline constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;  // of M, N and 
 Status size(const char* name, std::int64_t value, std::int64_t least);
 Status group_size(std::int64_t value);
 Status weight_type(WeightType type);
+Status scale_type(DataType type);  // of a weight in canonical form
+Status zero_point_type(DataType type);
 Status compute_type(const char* name, DataType type);
 
 /// A pointer that must not be null and must be a multiple of `alignment` bytes.

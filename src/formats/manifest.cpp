@@ -11,14 +11,16 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json to_json(const QuantizedLayer& layer) {
-  return {{"source", layer.source},
-          {"source_dtype", layer.source_dtype},
-          {"type", name_of(layer.type)},
-          {"n", layer.n},
-          {"k", layer.k},
-          {"group_size", layer.group_size},
-          {"scale_type", name_of(layer.scale_type)},
-          {"error", layer.error}};
+  Json json = {{"source", layer.source},
+               {"source_dtype", layer.source_dtype},
+               {"type", name_of(layer.type)},
+               {"n", layer.n},
+               {"k", layer.k},
+               {"group_size", layer.group_size},
+               {"scale_type", name_of(layer.scale_type)},
+               {"error", layer.error}};
+  if (has_zero_points(layer.type)) json["zero_point_type"] = name_of(layer.zero_point_type);
+  return json;
 }
 
 Status corrupt(const Checkpoint& checkpoint, const std::string& what) {
@@ -37,6 +39,12 @@ Result<QuantizedLayer> parse_layer(const std::string& name, const Json& json) {
   const Result<DataType> scale_type = parse_data_type(json.at("scale_type").get_ref<const std::string&>());
   if (!scale_type.ok()) return scale_type.status();
   layer.scale_type = *scale_type;
+  if (has_zero_points(layer.type) && json.contains("zero_point_type")) {
+    const Result<DataType> zeros = parse_data_type(json.at("zero_point_type").get_ref<const std::string&>());
+    if (!zeros.ok()) return zeros.status();
+    layer.zero_point_type = *zeros;
+  }
+  if (layer.scale_type == DataType::kU8) return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16 or f32");
   layer.error = json.at("error").get<double>();
   const auto integer = [&json](const char* key) {
     const Json& value = json.at(key);
@@ -77,9 +85,11 @@ std::vector<std::uint8_t> copy_bytes(const Tensor* tensor) {
 }  // namespace
 
 std::vector<TensorInfo> QuantizedLayer::tensors() const {
-  std::vector<TensorInfo> tensors = {{name + ".qweight", "U8", {n, (k + 1) / 2}},
+  std::vector<TensorInfo> tensors = {{name + ".qweight", "U8", {n, weight().view().row_bytes()}},
                                      {name + ".scales", std::string(dtype_of(scale_type)), {groups(), n}}};
-  if (type == WeightType::kU4) tensors.push_back({name + ".zero_points", "U8", {groups(), n}});
+  if (has_zero_points(type)) {
+    tensors.push_back({name + ".zero_points", std::string(dtype_of(zero_point_type)), {groups(), n}});
+  }
   return tensors;
 }
 
@@ -90,6 +100,7 @@ reference::QuantizedTensor QuantizedLayer::weight() const {
   weight.k = k;
   weight.group_size = group_size;
   weight.scale_type = scale_type;
+  weight.zero_point_type = zero_point_type;
   return weight;
 }
 
@@ -147,7 +158,7 @@ reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const Quanti
   reference::QuantizedTensor weight = layer.weight();
   weight.qweight = copy_bytes(checkpoint.find(layer.name + ".qweight"));
   weight.scales = copy_bytes(checkpoint.find(layer.name + ".scales"));
-  if (layer.type == WeightType::kU4) weight.zero_points = copy_bytes(checkpoint.find(layer.name + ".zero_points"));
+  if (has_zero_points(layer.type)) weight.zero_points = copy_bytes(checkpoint.find(layer.name + ".zero_points"));
   return weight;
 }
 

@@ -24,7 +24,8 @@ struct QuantizedLayer {
   std::int64_t k = 0;
   std::int64_t group_size = 0;
   DataType scale_type = DataType::kBf16;
-  double error = 0;  // |W - quantised W| / |W|, Frobenius norms
+  DataType zero_point_type = DataType::kU8;  // where the type has zero points
+  double error = 0;                          // |W - quantised W| / |W|, Frobenius norms
 
   std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
   std::vector<TensorInfo> tensors() const;

@@ -40,6 +40,8 @@ std::string_view dtype_of(DataType type) {
       return "BF16";
     case DataType::kF32:
       return "F32";
+    case DataType::kU8:
+      return "U8";
   }
   return "";
 }

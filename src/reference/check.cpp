@@ -65,15 +65,11 @@ Rows load_rows(const Problem& problem, std::int64_t lda, const void* a, std::int
 
 Rows load_weights(const QuantizedWeight& weight, std::int64_t first, std::int64_t count) {
   Rows rows{Matrix(count, weight.k), Matrix()};
-  const std::int64_t group_size = weight.group_size < 0 ? weight.k : weight.group_size;
+  const WeightReader reader(weight);
   for (std::int64_t n = 0; n < count; ++n) {
-    double scale = 0;
-    for (std::int64_t k = 0; k < weight.k; ++k) {
-      if (k % group_size == 0) {
-        scale = static_cast<double>(to_float(weight.scale_type, weight.scales, k / group_size * weight.n + first + n));
-      }
-      rows.values(n, k) = scale * centred_code(weight, first + n, k);
-    }
+    reader.for_each_group(first + n, [&](std::int64_t k, std::int64_t end, double zero, double scale) {
+      for (; k < end; ++k) rows.values(n, k) = scale * (reader.code(first + n, k) - zero);
+    });
   }
   rows.squares = rows.values.cwiseAbs2();
   return rows;

@@ -1,20 +1,12 @@
 #include "reference/dequantize.h"
 
-#include <algorithm>
-
-#include "reference/numeric.h"
-
 namespace machete::reference {
 
 void dequantize_row(const QuantizedWeight& weight, std::int64_t n, float* out) {
-  const std::int64_t group_size = weight.group_size < 0 ? weight.k : weight.group_size;
-  for (std::int64_t group = 0; group < weight.groups(); ++group) {
-    const float scale = to_float(weight.scale_type, weight.scales, group * weight.n + n);
-    const std::int64_t end = std::min(weight.k, (group + 1) * group_size);
-    for (std::int64_t k = group * group_size; k < end; ++k) {
-      out[k] = scale * static_cast<float>(centred_code(weight, n, k));
-    }
-  }
+  const WeightReader reader(weight);
+  reader.for_each_group(n, [&](std::int64_t k, std::int64_t end, float zero, float scale) {
+    for (; k < end; ++k) out[k] = scale * (static_cast<float>(reader.code(n, k)) - zero);
+  });
 }
 
 std::vector<float> dequantize(const QuantizedWeight& weight) {

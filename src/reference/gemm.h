@@ -9,15 +9,17 @@
 /// The inner loops of the CPU backend, compiled once for each instruction set and chosen at run time.
 namespace machete::reference {
 
-/// How 64 k's of a packed tile lie in memory: a run of 64 bytes holds row r in its low nibbles and row r + 8 in its
-/// high ones, as the two's complement of q - 8. Both follow this order, which serves activations as well as weights: a
-/// sum over k may be taken in any.
+/// How a packed tile lies in memory: eight runs of 64 bytes, of which run r holds rows r and r + 8 in the same order of
+/// k, which serves activations as well as weights, since a sum over k may be taken in any. The places of a row in a run
+/// are, of 4-bit weights, the low nibbles, and the high ones for row r + 8; of 8-bit weights the first eight of every
+/// 16 bytes, and the others.
 struct PackedOrder {
-  static constexpr int kTileK = 64;
   static constexpr int kTileBytes = 512;
   static constexpr int kStripRows = 16;
+  static constexpr int kMaxTileK = 64;
 
-  std::int32_t k_of_byte[kTileK];
+  int tile_k;
+  std::int32_t k_of_place[kMaxTileK];
   std::int32_t place_of_scale[kStripRows];  // of a row's scale among its strip's
 };
 
@@ -25,8 +27,10 @@ struct GemmArguments {
   std::int64_t m, n, k, lda, ldd;
   const void* a;  // [M, K] of a_type
   DataType a_type;
+  int bits;                     // of a weight: 4 or 8
   const std::uint8_t* weights;  // [strips][tiles][512]
   const void* scales;           // [strips][groups][16] of scale_type
+  const void* zero_points;      // the same; null if they are all in the middle of the codes
   DataType scale_type;
   std::int64_t group_size, groups;  // as packed
   void* d;                          // [M, N] of d_type

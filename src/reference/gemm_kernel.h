@@ -13,7 +13,6 @@
 namespace machete::reference::MACHETE_GEMM_NAMESPACE {
 namespace {
 
-constexpr int kTileK = PackedOrder::kTileK;
 constexpr int kTileBytes = PackedOrder::kTileBytes;
 constexpr int kStripRows = PackedOrder::kStripRows;
 
@@ -23,6 +22,7 @@ constexpr int kBlockM = 64;
 constexpr int kPanelN = 64;  // packed weights are padded to whole panels
 constexpr int kTaskPanels = 4;
 constexpr int kBlockK = 256;
+constexpr int kUnitK = 64;   // packed weights are padded to such: one tile of 4 bits or two of 8
 constexpr int kVectorM = 4;  // so few tokens are faster as matrix times vector, one by one
 
 template <class T>
@@ -54,6 +54,8 @@ void load(DataType type, const void* base, std::int64_t first, std::int64_t coun
     case DataType::kF32:
       result = Row<float>(static_cast<const float*>(base) + first, count);
       return;
+    case DataType::kU8:
+      return;  // zero points alone, and never packed
   }
 }
 
@@ -69,70 +71,111 @@ void store(DataType type, const float* values, std::int64_t count, void* base, s
     case DataType::kF32:
       MutableRow<float>(static_cast<float*>(base) + first, count) = source;
       return;
+    case DataType::kU8:
+      return;
   }
 }
 
-// Activations of rows m0... and tiles tile0... in the order of the packed weights; zero beyond K.
-void load_activations(const GemmArguments& x, std::int64_t m0, std::int64_t rows, std::int64_t tile0,
-                      std::int64_t tiles, float* out /* [rows, kBlockK] */) {
+// Activations of rows m0..., from k0 on, in the order of the packed weights; zero beyond K.
+void load_activations(const GemmArguments& x, std::int64_t m0, std::int64_t rows, std::int64_t k0, std::int64_t depth,
+                      float* out /* [rows, kBlockK] */) {
   alignas(64) float natural[kBlockK];
-  const std::int64_t depth = tiles * kTileK;
-  const std::int64_t count = smaller(depth, x.k - tile0 * kTileK);
+  const int tile_k = x.order->tile_k;
+  const std::int64_t count = smaller(depth, x.k - k0);
   for (std::int64_t k = count; k < depth; ++k) natural[k] = 0;
   for (std::int64_t m = 0; m < rows; ++m) {
-    load(x.a_type, x.a, (m0 + m) * x.lda + tile0 * kTileK, count, natural);
-    for (std::int64_t k = 0; k < depth; k += kTileK) {
+    load(x.a_type, x.a, (m0 + m) * x.lda + k0, count, natural);
+    for (std::int64_t k = 0; k < depth; k += tile_k) {
       float* tile = out + m * kBlockK + k;
 #pragma omp simd
-      for (int b = 0; b < kTileK; ++b) tile[b] = natural[k + x.order->k_of_byte[b]];
+      for (int place = 0; place < tile_k; ++place) tile[place] = natural[k + x.order->k_of_place[place]];
     }
   }
 }
 
-// Each byte's scale, of one row and a tile of several groups.
-void spread_scales(const float (&groups)[4][kStripRows], int place, const std::int32_t* group_of_byte, float* out) {
-  const float scales[4] = {groups[0][place], groups[1][place], groups[2][place], groups[3][place]};
+// value = scale * (u - zero), of a row whose tile lies in one group ...
+struct OneGroup {
+  float scale, zero;
+  float operator()(int, float u) const { return scale * (u - zero); }
+};
+// ... or in several.
+struct SomeGroups {
+  const float* scale;  // [place]
+  const float* zero;
+  float operator()(int place, float u) const { return scale[place] * (u - zero[place]); }
+};
+
+// A run of 64 bytes: rows r and r + 8 of a tile.
+template <int kBits, class Value>
+inline void decode_run(const std::uint8_t* bytes, const Value& low_value, const Value& high_value, float* low,
+                       float* high) {
+  if constexpr (kBits == 4) {
 #pragma omp simd
-  for (int b = 0; b < kTileK; ++b) out[b] = scales[group_of_byte[b]];
+    for (int b = 0; b < 64; ++b) {
+      const std::int32_t both = bytes[b] ^ 0x88;  // stored are differences from the middle
+      low[b] = low_value(b, static_cast<float>(both & 15));
+      high[b] = high_value(b, static_cast<float>(both >> 4));
+    }
+  } else {
+    for (int lane = 0; lane < 4; ++lane) {
+#pragma omp simd
+      for (int b = 0; b < 8; ++b) {
+        const int place = lane * 8 + b;
+        low[place] = low_value(place, static_cast<float>(bytes[lane * 16 + b] ^ 0x80));
+        high[place] = high_value(place, static_cast<float>(bytes[lane * 16 + 8 + b] ^ 0x80));
+      }
+    }
+  }
 }
 
-// One strip of 16 rows: scale * (q - 8), exactly.
-void decode_strip(const GemmArguments& x, std::int64_t strip, std::int64_t tile0, std::int64_t tiles,
-                  const std::int32_t* group_of_byte, float* out /* [16, kBlockK] */) {
-  const std::uint8_t* bytes = x.weights + (strip * ((x.k + kTileK - 1) / kTileK) + tile0) * kTileBytes;
+// The scales or zero points of a strip in up to four groups.
+using Numbers = float[4][kStripRows];
+
+void spread(const Numbers& groups, int place_of_row, const std::int32_t* group_of_place, int tile_k, float* out) {
+  const float numbers[4] = {groups[0][place_of_row], groups[1][place_of_row], groups[2][place_of_row],
+                            groups[3][place_of_row]};
+#pragma omp simd
+  for (int place = 0; place < tile_k; ++place) out[place] = numbers[group_of_place[place]];
+}
+
+// One strip of 16 rows, from k0 on: scale * (u - zero), exactly for integer zero points.
+template <int kBits>
+void decode_strip(const GemmArguments& x, std::int64_t strip, std::int64_t k0, std::int64_t depth,
+                  const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
+  constexpr int kTileK = kTileBytes * 8 / kBits / kStripRows;
+  const std::int64_t k_padded = (x.k + kUnitK - 1) / kUnitK * kUnitK;
+  const std::uint8_t* bytes = x.weights + (strip * k_padded + k0) / kTileK * kTileBytes;
   const bool split = x.group_size < kTileK;  // several groups a tile
-  float groups[4][kStripRows] = {};
+  const std::int64_t at_once = split ? kTileK / x.group_size : 1;
+  Numbers scales = {};
+  Numbers zeros = {};
+  for (auto& group : zeros) {
+    for (float& zero : group) zero = 1 << (kBits - 1);
+  }
   std::int64_t loaded = -1;
-  for (std::int64_t t = 0; t < tiles; ++t, out += kTileK) {
-    const std::int64_t group = (tile0 + t) * kTileK / x.group_size;
+  for (std::int64_t k = k0; k < k0 + depth; k += kTileK, out += kTileK) {
+    const std::int64_t group = k / x.group_size;
     if (group != loaded) {
-      const std::int64_t count = split ? kTileK / x.group_size : 1;
-      load(x.scale_type, x.scales, (strip * x.groups + group) * kStripRows, count * kStripRows, groups[0]);
+      const std::int64_t first = (strip * x.groups + group) * kStripRows;
+      load(x.scale_type, x.scales, first, at_once * kStripRows, scales[0]);
+      if (x.zero_points != nullptr) load(x.scale_type, x.zero_points, first, at_once * kStripRows, zeros[0]);
       loaded = group;
     }
-    for (int row = 0; row < kStripRows / 2; ++row, bytes += kTileK) {
+    for (int row = 0; row < kStripRows / 2; ++row, bytes += 64) {
       float* low = out + row * kBlockK;
       float* high = low + kStripRows / 2 * kBlockK;
+      const int low_at = x.order->place_of_scale[row];
+      const int high_at = x.order->place_of_scale[row + kStripRows / 2];
       if (split) {
-        alignas(64) float low_scales[kTileK];
-        alignas(64) float high_scales[kTileK];
-        spread_scales(groups, x.order->place_of_scale[row], group_of_byte, low_scales);
-        spread_scales(groups, x.order->place_of_scale[row + kStripRows / 2], group_of_byte, high_scales);
-#pragma omp simd
-        for (int b = 0; b < kTileK; ++b) {
-          const std::int32_t both = static_cast<std::int8_t>(bytes[b]);
-          low[b] = low_scales[b] * static_cast<float>(((both & 15) ^ 8) - 8);
-          high[b] = high_scales[b] * static_cast<float>(both >> 4);
-        }
+        alignas(64) float spreads[4][kTileK];
+        spread(scales, low_at, group_of_place, kTileK, spreads[0]);
+        spread(zeros, low_at, group_of_place, kTileK, spreads[1]);
+        spread(scales, high_at, group_of_place, kTileK, spreads[2]);
+        spread(zeros, high_at, group_of_place, kTileK, spreads[3]);
+        decode_run<kBits>(bytes, SomeGroups{spreads[0], spreads[1]}, SomeGroups{spreads[2], spreads[3]}, low, high);
       } else {
-        const float low_scale = groups[0][x.order->place_of_scale[row]];
-        const float high_scale = groups[0][x.order->place_of_scale[row + kStripRows / 2]];
-#pragma omp simd
-        for (int b = 0; b < kTileK; ++b) {
-          const std::int32_t both = static_cast<std::int8_t>(bytes[b]);
-          low[b] = low_scale * static_cast<float>(((both & 15) ^ 8) - 8);
-          high[b] = high_scale * static_cast<float>(both >> 4);
-        }
+        decode_run<kBits>(bytes, OneGroup{scales[0][low_at], zeros[0][low_at]},
+                          OneGroup{scales[0][high_at], zeros[0][high_at]}, low, high);
       }
     }
   }
@@ -156,23 +199,23 @@ void multiply(float* a, float* w, std::int64_t rows, std::int64_t depth, float* 
 void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std::int64_t panels) {
   Scratch scratch;
   const std::int64_t rows = smaller(kBlockM, x.m - m0);
-  std::int32_t group_of_byte[kTileK];
-  for (int b = 0; b < kTileK; ++b) {
-    group_of_byte[b] = static_cast<std::int32_t>(x.order->k_of_byte[b] / smaller(x.group_size, kTileK));
+  const auto decode = x.bits == 8 ? decode_strip<8> : decode_strip<4>;
+  std::int32_t group_of_place[PackedOrder::kMaxTileK];
+  for (int place = 0; place < x.order->tile_k; ++place) {
+    group_of_place[place] = static_cast<std::int32_t>(x.order->k_of_place[place] / x.group_size);
   }
   for (std::int64_t p = 0; p < panels; ++p) {
     MutableRow<float>(scratch.d + p * kBlockM * kPanelN, rows * kPanelN).setZero();
   }
-  const std::int64_t tiles_k = (x.k + kTileK - 1) / kTileK;
-  for (std::int64_t tile = 0; tile < tiles_k; tile += kBlockK / kTileK) {
-    const std::int64_t tiles = smaller(kBlockK / kTileK, tiles_k - tile);
-    load_activations(x, m0, rows, tile, tiles, scratch.a);
+  for (std::int64_t k = 0; k < x.k; k += kBlockK) {
+    const std::int64_t depth = smaller(kBlockK, (x.k - k + kUnitK - 1) / kUnitK * kUnitK);
+    load_activations(x, m0, rows, k, depth, scratch.a);
     for (std::int64_t p = 0; p < panels; ++p) {
       for (int strip = 0; strip < kPanelN / kStripRows; ++strip) {
-        decode_strip(x, (panel0 + p) * (kPanelN / kStripRows) + strip, tile, tiles, group_of_byte,
-                     scratch.w + strip * kStripRows * kBlockK);
+        decode(x, (panel0 + p) * (kPanelN / kStripRows) + strip, k, depth, group_of_place,
+               scratch.w + strip * kStripRows * kBlockK);
       }
-      multiply(scratch.a, scratch.w, rows, tiles * kTileK, scratch.d + p * kBlockM * kPanelN);
+      multiply(scratch.a, scratch.w, rows, depth, scratch.d + p * kBlockM * kPanelN);
     }
   }
   for (std::int64_t p = 0; p < panels; ++p) {

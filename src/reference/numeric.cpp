@@ -10,6 +10,8 @@ float to_float(DataType type, const void* base, std::int64_t index) {
       return static_cast<float>(static_cast<const Eigen::half*>(base)[index]);
     case DataType::kBf16:
       return static_cast<float>(static_cast<const Eigen::bfloat16*>(base)[index]);
+    case DataType::kU8:
+      return static_cast<float>(static_cast<const std::uint8_t*>(base)[index]);
     case DataType::kF32:
       break;
   }
@@ -26,6 +28,9 @@ void from_float(DataType type, void* base, std::int64_t index, float value) {
       return;
     case DataType::kF32:
       static_cast<float*>(base)[index] = value;
+      return;
+    case DataType::kU8:
+      static_cast<std::uint8_t*>(base)[index] = static_cast<std::uint8_t>(value);
       return;
   }
 }
@@ -45,6 +50,11 @@ void to_floats(DataType type, const void* base, std::int64_t first, std::int64_t
       return;
     case DataType::kF32:
       result = Eigen::Map<const Eigen::ArrayXf>(static_cast<const float*>(base) + first, count);
+      return;
+    case DataType::kU8:
+      result = Eigen::Map<const Eigen::Array<std::uint8_t, Eigen::Dynamic, 1>>(
+                   static_cast<const std::uint8_t*>(base) + first, count)
+                   .cast<float>();
       return;
   }
 }

@@ -9,23 +9,26 @@
 #include <string>
 #include <utility>
 
+#include "kernels/convert/coding.h"
 #include "reference/bound.h"
 #include "reference/numeric.h"
 
 namespace machete::reference {
 namespace {
 
-constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;
-constexpr int kMaxCode = 15;
+using convert::Coding;
 
-// How a group is represented: value = scale * (q - zero), scale > 0, q in 0...15. u4b8 knows zero 8, and 7 as the
-// mirror image of 8 under a negative scale.
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;
+
+// How a group is represented: value = scale * (u - zero), scale > 0, u from 0 to max_code. Types without zero points
+// know the middle, 8 or 128, and the code below as its mirror image under a negative scale.
 struct Grid {
   float scale = 1;
   int zero = 8;
+  int max_code = 15;
 
   float low() const { return static_cast<float>(-zero); }
-  float high() const { return static_cast<float>(kMaxCode - zero); }
+  float high() const { return static_cast<float>(max_code - zero); }
 };
 
 // The elements of a group divided by its largest magnitude, so that nothing below overflows or underflows.
@@ -97,11 +100,13 @@ double stored_scale(double scale, DataType type) {
 // Looks for the best grid of one group.
 class Search {
  public:
-  Search(const Group& group, DataType scale_type) : group_(group), scale_type_(scale_type) {}
+  Search(const Group& group, const Coding& coding, DataType scale_type)
+      : group_(group), max_code_(coding.codes() - 1), scale_type_(scale_type) {}
 
   /// Rounds the scale as it will be stored, and keeps the grid if it is the best yet: the errors compared are those the
   /// user will see.
-  void consider(Grid grid) {
+  void consider(float scale, int zero) {
+    Grid grid = grid_of(scale, zero);
     grid.scale =
         static_cast<float>(stored_scale(static_cast<double>(grid.scale) * group_.unit, scale_type_) / group_.unit);
     const double error = squared_error(group_, grid);
@@ -111,70 +116,75 @@ class Search {
     }
   }
 
-  /// Refits the scale to the codes and the codes to the scale.
-  void refine(Grid grid) {
-    constexpr int kRounds = 3;
-    for (int round = 0; round < kRounds; ++round) {
-      const float scale = fit(group_, grid).scale();
-      if (!(scale > 0)) return;
-      grid.scale = scale;
-      consider(grid);
-    }
-    constexpr float kStep = 1.0f / 192;  // to the neighbours among scales of 8 bits
-    consider({grid.scale * (1 - kStep), grid.zero});
-    consider({grid.scale * (1 + kStep), grid.zero});
-  }
-
   /// Of the scales around the one that just holds every value, the one with the largest gain.
   void shrink(int zero) {
-    const float span = std::max(zero < kMaxCode ? group_.highest / static_cast<float>(kMaxCode - zero) : 0.0f,
+    const float span = std::max(zero < max_code_ ? group_.highest / static_cast<float>(max_code_ - zero) : 0.0f,
                                 zero > 0 ? -group_.lowest / static_cast<float>(zero) : 0.0f);
     if (!(span > 0)) return;
     constexpr int kFirst = 17;  // times 1/16: a little room above ...
     constexpr int kLast = 6;    // ... and far below, for groups with outliers
-    Grid best{span, zero};
+    float best = span;
     float gain = -1;
     for (int step = kFirst; step >= kLast; --step) {
-      const Grid grid{span * static_cast<float>(step) / 16, zero};
-      const Fit candidate = fit(group_, grid);
+      const float scale = span * static_cast<float>(step) / 16;
+      const Fit candidate = fit(group_, grid_of(scale, zero));
       if (candidate.gain() > gain) {
         gain = candidate.gain();
-        best = grid;
+        best = scale;
       }
     }
-    refine({best.scale - span / 32, zero});
-    refine({best.scale + span / 32, zero});
-    refine(best);
+    refine(best - span / 32, zero);
+    refine(best + span / 32, zero);
+    refine(best, zero);
   }
 
   const Grid& best() const { return best_; }
 
  private:
+  Grid grid_of(float scale, int zero) const { return {scale, zero, max_code_}; }
+
+  /// Refits the scale to the codes and the codes to the scale.
+  void refine(float scale, int zero) {
+    constexpr int kRounds = 3;
+    for (int round = 0; round < kRounds; ++round) {
+      const float fitted = fit(group_, grid_of(scale, zero)).scale();
+      if (!(fitted > 0)) return;
+      scale = fitted;
+      consider(scale, zero);
+    }
+    constexpr float kStep = 1.0f / 192;  // to the neighbours among scales of 8 bits
+    consider(scale * (1 - kStep), zero);
+    consider(scale * (1 + kStep), zero);
+  }
+
   const Group& group_;
+  int max_code_;
   DataType scale_type_;
   Grid best_;
   double error_ = std::numeric_limits<double>::infinity();
 };
 
 // One group, all of whose numbers are finite.
-Grid choose_grid(const Group& group, const QuantizeOptions& options) {
-  Search search(group, options.scale_type);
-  const bool asymmetric = options.type == WeightType::kU4;
-  // Rounding by the largest value: u4b8 to -7...7; u4 to the range that holds all values and zero.
-  const float range = (group.highest - group.lowest) / kMaxCode;
-  const int zero = std::clamp(static_cast<int>(std::lround(-group.lowest / range)), 0, kMaxCode);
-  search.consider(asymmetric ? Grid{range, zero} : Grid{1.0f / 7, 8});
+Grid choose_grid(const Group& group, const Coding& coding, const QuantizeOptions& options) {
+  Search search(group, coding, options.scale_type);
+  const int middle = coding.middle();
+  const int max_code = coding.codes() - 1;
+  const auto largest = static_cast<float>(middle - 1);
+  // Rounding by the largest value: to -7...7 (-127...127), or to the range that holds all values and zero.
+  const float range = (group.highest - group.lowest) / static_cast<float>(max_code);
+  const int zero = std::clamp(static_cast<int>(std::lround(-group.lowest / range)), 0, max_code);
+  coding.has_zero_points ? search.consider(range, zero) : search.consider(1 / largest, middle);
   if (!options.search) return search.best();
 
-  // The other common choices, so that the result is never worse than theirs; eighths make constant groups exact.
-  for (const int symmetric : {8, 7}) {
-    for (const float largest : {7.0f, 7.5f, 8.0f}) search.consider({1 / largest, symmetric});
+  // The other common choices, so that the result is never worse than theirs; powers of two make constant groups exact.
+  for (const int symmetric : {middle, middle - 1}) {
+    for (const float half : {0.0f, 0.5f, 1.0f}) search.consider(1 / (largest + half), symmetric);
     search.shrink(symmetric);
   }
-  if (asymmetric) {
-    search.consider({1.0f / 8, group.lowest < 0 ? (group.highest > 0 ? 8 : kMaxCode) : 0});
-    for (int near = std::max(0, zero - 2); near <= std::min(kMaxCode, zero + 2); ++near) {
-      if (near != 7 && near != 8) search.shrink(near);
+  if (coding.has_zero_points) {
+    search.consider(1 / static_cast<float>(middle), group.lowest < 0 ? (group.highest > 0 ? middle : max_code) : 0);
+    for (int near = std::max(0, zero - 2); near <= std::min(max_code, zero + 2); ++near) {
+      if (near != middle - 1 && near != middle) search.shrink(near);
     }
   }
   return search.best();
@@ -195,8 +205,8 @@ Status validate(const float* weight, std::int64_t n, std::int64_t k, const Quant
                     "use 32, 64 or 128",
                     options.group_size));
   }
-  if (options.type != WeightType::kU4b8 && options.type != WeightType::kU4) {
-    return invalid(fmt::format("weight type {} is not known; use u4b8 or u4", static_cast<int>(options.type)));
+  if (convert::coding_of(options.type).bits == 0) {
+    return invalid(fmt::format("weight type {} is not known; use one of WeightType's", static_cast<int>(options.type)));
   }
   if (options.scale_type != DataType::kBf16 && options.scale_type != DataType::kF16 &&
       options.scale_type != DataType::kF32) {
@@ -220,8 +230,11 @@ class RowQuantizer {
       : weight_(weight),
         options_(options),
         tensor_(tensor),
+        coding_(convert::coding_of(options.type)),
+        row_bytes_(tensor.view().row_bytes()),
         group_size_(options.group_size < 0 ? tensor.k : std::min(options.group_size, tensor.k)),
-        limit_(options.scale_type == DataType::kF16 ? 65280.0f * 7 : std::numeric_limits<float>::max()) {}
+        limit_(options.scale_type == DataType::kF16 ? 65280.0f * static_cast<float>(coding_.middle() - 1)
+                                                    : std::numeric_limits<float>::max()) {}
 
   std::int64_t group_size() const { return group_size_; }
 
@@ -244,7 +257,7 @@ class RowQuantizer {
     float largest = 0;
     for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(values[i]));
 
-    Grid grid;  // of a group of zeros: scale 1, every code the zero point
+    Grid grid{1, coding_.middle(), coding_.codes() - 1};  // of a group of zeros: every code the zero point
     double scale = 1;
     std::fill(scratch, scratch + count, 0.0f);
     if (largest > 0) {
@@ -254,29 +267,32 @@ class RowQuantizer {
         group.lowest = std::min(group.lowest, scratch[i]);
         group.highest = std::max(group.highest, scratch[i]);
       }
-      grid = choose_grid(group, options_);
+      grid = choose_grid(group, coding_, options_);
       scale = stored_scale(static_cast<double>(grid.scale) * group.unit, options_.scale_type);
     }
 
-    const bool mirrored = options_.type == WeightType::kU4b8 && grid.zero == 7;
+    const bool mirrored = !coding_.has_zero_points && grid.zero != coding_.middle();
     const std::int64_t at = group_index * tensor_.n + n;
     from_float(options_.scale_type, tensor_.scales.data(), at, static_cast<float>(mirrored ? -scale : scale));
-    if (options_.type == WeightType::kU4) {
+    if (coding_.has_zero_points) {
       tensor_.zero_points[static_cast<std::size_t>(at)] = static_cast<std::uint8_t>(grid.zero);
     }
-    std::uint8_t* bytes = tensor_.qweight.data() + n * ((tensor_.k + 1) / 2);
+    std::uint8_t* bytes = tensor_.qweight.data() + n * row_bytes_;
     const float inverse = 1 / grid.scale;
     for (std::int64_t i = 0; i < count; ++i) {
       const int code = static_cast<int>(code_of(scratch[i], inverse, grid.low(), grid.high()));
-      const unsigned q = static_cast<unsigned>(mirrored ? 8 - code : code + grid.zero);
-      std::uint8_t& byte = bytes[(first + i) / 2];
-      byte = static_cast<std::uint8_t>(byte | (q << ((first + i) % 2 * 4)));
+      const int u = mirrored ? coding_.middle() - code : code + grid.zero;
+      const unsigned q = coding_.canonical(static_cast<std::uint8_t>(u));
+      std::uint8_t& byte = bytes[(first + i) * coding_.bits / 8];
+      byte = static_cast<std::uint8_t>(byte | q << ((first + i) * coding_.bits % 8));
     }
   }
 
   const float* weight_;
   const QuantizeOptions& options_;
   QuantizedTensor& tensor_;
+  Coding coding_;
+  std::int64_t row_bytes_;
   std::int64_t group_size_;
   float limit_;
 };
@@ -293,6 +309,7 @@ QuantizedWeight QuantizedTensor::view() const {
   weight.scales = scales.data();
   weight.scale_type = scale_type;
   weight.zero_points = zero_points.empty() ? nullptr : zero_points.data();
+  weight.zero_point_type = zero_point_type;
   return weight;
 }
 
@@ -306,9 +323,9 @@ Result<QuantizedTensor> quantize(const float* weight, std::int64_t n, std::int64
   tensor.group_size = options.group_size;
   tensor.scale_type = options.scale_type;
   const auto group_count = static_cast<std::size_t>(tensor.view().groups() * n);
-  tensor.qweight.resize(static_cast<std::size_t>(n * ((k + 1) / 2)));
+  tensor.qweight.resize(static_cast<std::size_t>(n * tensor.view().row_bytes()));
   tensor.scales.resize(group_count * bytes_of(options.scale_type));
-  if (options.type == WeightType::kU4) tensor.zero_points.resize(group_count);
+  if (has_zero_points(options.type)) tensor.zero_points.resize(group_count);
 
   const RowQuantizer quantizer(weight, options, tensor);
   std::int64_t first_bad = std::numeric_limits<std::int64_t>::max();

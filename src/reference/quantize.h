@@ -23,9 +23,10 @@ struct QuantizedTensor {
   std::int64_t k = 0;
   std::int64_t group_size = 0;
   DataType scale_type = DataType::kBf16;
-  std::vector<std::uint8_t> qweight;      // [N, ceil(K/2)]
+  DataType zero_point_type = DataType::kU8;
+  std::vector<std::uint8_t> qweight;      // [N, row_bytes]
   std::vector<std::uint8_t> scales;       // [groups, N] of scale_type
-  std::vector<std::uint8_t> zero_points;  // [groups, N]; empty for u4b8
+  std::vector<std::uint8_t> zero_points;  // [groups, N] of zero_point_type; empty for types without
 
   QuantizedWeight view() const;
 };
@@ -33,7 +34,8 @@ struct QuantizedTensor {
 /// Rounds to nearest, with the scale of each group searched: a grid of scales, each refitted to its codes by least
 /// squares. Never a larger squared error than with the scale of the largest value. Scales carry 8 significant bits, so
 /// that one weight serves bf16 and fp16 exactly where fp16's range allows, and codes are chosen for the rounded scale;
-/// u4b8 scales may be negative, since -8...7 has one more value below zero. Deterministic; threaded over rows.
+/// without zero points scales may be negative, since -8...7 has one more value below zero. Zero points are integers.
+/// Deterministic; threaded over rows.
 Result<QuantizedTensor> quantize(const float* weight /* [N, K] */, std::int64_t n, std::int64_t k,
                                  const QuantizeOptions& options = {});
 

@@ -49,7 +49,7 @@ void compute(Case& c, std::int64_t skip_from = 0, std::int64_t skip_to = 0) {
 Case make_case(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size, DataType type, unsigned seed,
                DataType d_type) {
   Case c;
-  c.weight = random_weight(n, k, group_size, seed, WeightType::kU4b8, type);
+  c.weight = random_weight(n, k, group_size, seed, {}, type);
   c.problem = problem_of(m, c.weight.view, type, d_type);
   c.a = rounded_to(type, normal_values(m * k, seed + 1000));
   return c;

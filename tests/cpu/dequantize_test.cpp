@@ -40,25 +40,27 @@ TEST(Dequantize, ReadsAnExampleByHand) {
   EXPECT_EQ(asymmetric[33], 0.25f * 10);
 }
 
-TEST(Dequantize, AgreesWithAWalkOverTheNibbles) {
-  for (const WeightType type : {WeightType::kU4b8, WeightType::kU4}) {
+TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
+  for (const Kind& kind : all_kinds()) {
+    const bool is_signed = kind.type == WeightType::kS4 || kind.type == WeightType::kS8;
+    const std::size_t bits = static_cast<std::size_t>(bits_of(kind.type));
     for (const DataType scale_type : {DataType::kBf16, DataType::kF16, DataType::kF32}) {
       for (const std::int64_t k : {1, 15, 16, 63, 65, 100, 576}) {
         for (const std::int64_t group_size : {-1, 16, 32, 48, 64, 128, 144}) {
           const std::int64_t n = 17;
-          const OwnedWeight weight = random_weight(n, k, group_size, 7, type, scale_type);
+          const OwnedWeight weight = random_weight(n, k, group_size, 7, kind, scale_type);
           const std::vector<float> values = dequantize(weight.view);
-          std::size_t nibble = 0;
-          for (std::int64_t row = 0; row < n; ++row, nibble += nibble % 2) {
-            for (std::int64_t column = 0; column < k; ++column, ++nibble) {
-              const unsigned byte = weight.qweight[nibble / 2];
-              const float q = static_cast<float>(nibble % 2 == 0 ? byte & 15u : byte >> 4);
+          std::size_t bit = 0;
+          for (std::int64_t row = 0; row < n; ++row, bit = (bit + 7) / 8 * 8) {
+            for (std::int64_t column = 0; column < k; ++column, bit += bits) {
+              int q = weight.qweight[bit / 8] >> (bit % 8) & ((1 << bits) - 1);
+              if (is_signed && q >= 1 << (bits - 1)) q -= 1 << bits;
               const std::int64_t at = (group_size < 0 ? 0 : column / group_size) * n + row;
-              const float zero =
-                  type == WeightType::kU4 ? static_cast<float>(weight.zero_points[static_cast<std::size_t>(at)]) : 8;
+              float zero = is_signed ? 0 : bits == 4 ? 8 : 128;
+              if (has_zero_points(kind.type)) zero = to_float(kind.zero_point_type, weight.zero_points.data(), at);
               ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
-                        to_float(scale_type, weight.scales.data(), at) * (q - zero))
-                  << row << ", " << column << " of K=" << k << ", group_size=" << group_size;
+                        to_float(scale_type, weight.scales.data(), at) * (static_cast<float>(q) - zero))
+                  << name_of(kind) << ": " << row << ", " << column << " of K=" << k << ", group_size=" << group_size;
             }
           }
         }

@@ -87,10 +87,30 @@ TEST(Layout, AMaskSelectsFourKOfOneRow) {
   }
 }
 
+// Of 8-bit weights a lane's 16 bytes are two steps of row r, then two of row r + 8; a word is four k's of a row.
+TEST(Layout, EightBitsAreRowByRowInALane) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int step = 0; step < 2; ++step) {
+      for (int j = 0; j < 4; ++j) {
+        for (int half = 0; half < 2; ++half) {
+          const Place place = operand_a(lane, j, half);
+          EXPECT_EQ(tile_layout<8>()(place.row, step * kStepK + place.k),
+                    lane * 16 + j % 2 * 8 + step * 4 + j / 2 * 2 + half)
+              << "lane " << lane << " step " << step << " register " << j << " half " << half;
+        }
+      }
+    }
+  }
+  for (int byte = 0; byte < kTileBytes; ++byte) {
+    const int place = tile_inverse<8>()(byte);
+    EXPECT_EQ(tile_layout<8>()(place % kStripRows, place / kStripRows), byte);
+  }
+}
+
 TEST(Layout, TilesFollowEachOtherAlongKThenStrips) {
   constexpr int kN = 96;
   constexpr int kK = 320;
-  const auto layout = weight_layout<std::int64_t>(kN, kK);
+  const auto layout = weight_layout<4, std::int64_t>(kN, kK);
   std::set<std::int64_t> seen;
   for (int n = 0; n < kN; ++n) {
     for (int k = 0; k < kK; ++k) {

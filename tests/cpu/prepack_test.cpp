@@ -15,6 +15,7 @@
 #include "kernels/prepack/host.h"
 #include "machete/weight.h"
 #include "reference/numeric.h"
+#include "tests/cpu/reference_case.h"
 
 namespace machete {
 namespace {
@@ -103,6 +104,42 @@ INSTANTIATE_TEST_SUITE_P(Shapes, PrepackShapes,
                          ::testing::Combine(::testing::Values(1, 17, 64, 70), ::testing::Values(1, 15, 64, 100, 576),
                                             ::testing::Values(-1, 16, 32, 48, 64, 96, 128, 144, 192)));
 
+TEST(Prepack, EveryTypeComesBackBitForBit) {
+  for (const reference::Kind& kind : reference::all_kinds()) {
+    for (const int n : {1, 17, 70}) {
+      for (const int k : {1, 31, 33, 100, 576}) {
+        for (const int group_size : {-1, 16, 32, 48, 64, 144}) {
+          const auto w = reference::random_weight(n, k, group_size, 5, kind);
+          const auto packed = prepack(w.view, on_cpu());
+          ASSERT_TRUE(packed.ok()) << packed.status().message();
+          const auto unpacked = unpack(*packed);
+          ASSERT_TRUE(unpacked.ok());
+          ASSERT_EQ(unpacked->qweight, w.qweight) << name_of(kind) << ", K=" << k;
+          ASSERT_EQ(unpacked->scales, w.scales);
+          ASSERT_EQ(unpacked->zero_points.empty(), !has_zero_points(kind.type));
+          for (std::int64_t i = 0; has_zero_points(kind.type) && i < w.view.groups() * n; ++i) {
+            ASSERT_EQ(reference::to_float(unpacked->zero_point_type, unpacked->zero_points.data(), i),
+                      reference::to_float(kind.zero_point_type, w.zero_points.data(), i));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Prepack, RoundsZeroPointsOnlyOnRequest) {
+  auto w = reference::random_weight(1, 16, 16, 5, {WeightType::kU4, DataType::kF32});
+  reference::from_float(DataType::kF32, w.zero_points.data(), 0, 7.3f);
+  EXPECT_THAT(error_of(w.view), HasSubstr("zero_points[0, 0]=7.3 has no exact bf16 value"));
+  PrepackOptions options = on_cpu();
+  options.round_scales = true;
+  const auto packed = prepack(w.view, options);
+  ASSERT_TRUE(packed.ok());
+  EXPECT_NEAR(reference::to_float(DataType::kBf16, packed->zero_points(), 0), 7.3f, 0.02f);
+  reference::from_float(DataType::kF32, w.zero_points.data(), 0, std::numeric_limits<float>::infinity());
+  EXPECT_THAT(error_of(w.view, options), HasSubstr("zero_points[0, 0]=inf must be finite"));
+}
+
 TEST(Prepack, StoresTwosComplementOfTheValue) {
   Weight w = random_weight(16, 64, 64);
   for (int q = 0; q < 16; ++q) {
@@ -142,7 +179,18 @@ TEST(Prepack, RefusesWhatBreaksARule) {
   EXPECT_THAT(error_of(w), HasSubstr("zero_points must be null"));
   w = good.view;
   w.type = WeightType::kU4;
-  EXPECT_THAT(error_of(w), HasSubstr("u4"));
+  EXPECT_THAT(error_of(w), HasSubstr("zero_points is null"));
+  w.zero_points = reinterpret_cast<const char*>(good.scales.data()) + 1;
+  w.zero_point_type = DataType::kF16;
+  EXPECT_THAT(error_of(w), HasSubstr("multiple of 2 bytes"));
+  w.zero_point_type = static_cast<DataType>(9);
+  EXPECT_THAT(error_of(w), HasSubstr("zero_point_type 9"));
+  w = good.view;
+  w.scale_type = DataType::kU8;
+  EXPECT_THAT(error_of(w), HasSubstr("scales of type 3"));
+  w = good.view;
+  w.type = static_cast<WeightType>(77);
+  EXPECT_THAT(error_of(w), HasSubstr("weight type 77"));
   PrepackOptions options = on_cpu();
   options.scale_type = DataType::kF32;
   EXPECT_THAT(error_of(good.view, options), HasSubstr("scale_type=f32"));

@@ -93,17 +93,19 @@ TEST_P(Quantize, CodesAreTheNearest) {
     const std::vector<float> weight = weights_with_outliers(n, k, 5);
     const QuantizedTensor tensor = quantized(weight, n, k, options_of(GetParam(), 64, search));
     const QuantizedWeight view = tensor.view();
+    const WeightReader reader(view);
     for (std::int64_t row = 0; row < n; ++row) {
       for (std::int64_t column = 0; column < k; ++column) {
         const std::int64_t at = column / 64 * n + row;
         const float scale = to_float(view.scale_type, view.scales, at);
-        const int zero = GetParam() == WeightType::kU4 ? tensor.zero_points[static_cast<std::size_t>(at)] : 8;
+        const float zero = reader.zero(column / 64, row);
         const float value = weight[static_cast<std::size_t>(row * k + column)];
         float nearest = kInfinity;
-        for (int q = 0; q < 16; ++q) {
-          nearest = std::min(nearest, std::abs(scale * static_cast<float>(q - zero) - value));
+        for (int u = 0; u < 1 << bits_of(GetParam()); ++u) {
+          nearest = std::min(nearest, std::abs(scale * (static_cast<float>(u) - zero) - value));
         }
-        const float error = std::abs(scale * static_cast<float>(centred_code(view, row, column)) - value);
+        const float found = scale * (static_cast<float>(reader.code(row, column)) - zero);
+        const float error = std::abs(found - value);
         ASSERT_LE(error, nearest + 1e-5f * std::abs(scale)) << row << ", " << column;
       }
     }
@@ -178,11 +180,13 @@ TEST_P(Quantize, DoesNotDependOnThreads) {
 TEST_P(Quantize, FillsTheCanonicalForm) {
   const std::vector<float> weight(3 * 35, 1.0f);
   const QuantizedTensor tensor = quantized(weight, 3, 35, options_of(GetParam(), 16));
-  EXPECT_EQ(tensor.qweight.size(), 3u * 18u);
+  const std::size_t row_bytes = bits_of(GetParam()) == 4 ? 18 : 35;
+  EXPECT_EQ(tensor.qweight.size(), 3 * row_bytes);
   EXPECT_EQ(tensor.scales.size(), 3u * 3u * 2u);
-  EXPECT_EQ(tensor.zero_points.size(), GetParam() == WeightType::kU4 ? 9u : 0u);
-  EXPECT_EQ(tensor.view().zero_points == nullptr, GetParam() == WeightType::kU4b8);
-  for (std::size_t row = 0; row < 3; ++row) EXPECT_EQ(tensor.qweight[row * 18 + 17] >> 4, 0) << "beyond K";
+  EXPECT_EQ(tensor.zero_points.size(), has_zero_points(GetParam()) ? 9u : 0u);
+  EXPECT_EQ(tensor.view().zero_points == nullptr, !has_zero_points(GetParam()));
+  if (bits_of(GetParam()) == 8) return;
+  for (std::size_t row = 0; row < 3; ++row) EXPECT_EQ(tensor.qweight[row * row_bytes + 17] >> 4, 0) << "beyond K";
 }
 
 TEST_P(Quantize, NamesTheFirstValueThatIsNotFinite) {
@@ -199,7 +203,7 @@ TEST_P(Quantize, NamesTheFirstValueThatIsNotFinite) {
 
 TEST_P(Quantize, RefusesWhatFp16ScalesCannotReach) {
   std::vector<float> weight(64, 1.0f);
-  weight[2] = 1e6f;
+  weight[2] = 1e9f;
   QuantizeOptions options = options_of(GetParam(), 64);
   EXPECT_TRUE(quantize(weight.data(), 1, 64, options).ok());
   options.scale_type = DataType::kF16;
@@ -208,7 +212,9 @@ TEST_P(Quantize, RefusesWhatFp16ScalesCannotReach) {
   EXPECT_THAT(tensor.status().message(), HasSubstr("weight[0, 2]="));
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, Quantize, ::testing::Values(WeightType::kU4b8, WeightType::kU4),
+INSTANTIATE_TEST_SUITE_P(Types, Quantize,
+                         ::testing::Values(WeightType::kU4b8, WeightType::kU4, WeightType::kU8b128, WeightType::kU8,
+                                           WeightType::kS4, WeightType::kS8),
                          [](const auto& test) { return std::string(name_of(test.param)); });
 
 TEST(QuantizeU4b8, UsesANegativeScaleForTheWiderSide) {

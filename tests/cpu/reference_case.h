@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "machete/problem.h"
@@ -30,27 +31,44 @@ inline std::vector<std::uint8_t> rounded_to(DataType type, const std::vector<flo
   return bytes;
 }
 
+/// A weight type, and the type of its zero points where it has them.
+struct Kind {
+  WeightType type = WeightType::kU4b8;
+  DataType zero_point_type = DataType::kU8;
+};
+
+inline const std::vector<Kind>& all_kinds() {
+  static const std::vector<Kind> kinds = {{WeightType::kU4b8},   {WeightType::kU4}, {WeightType::kU4, DataType::kF16},
+                                          {WeightType::kU8b128}, {WeightType::kU8}, {WeightType::kU8, DataType::kBf16},
+                                          {WeightType::kS4},     {WeightType::kS8}};
+  return kinds;
+}
+
+inline std::string name_of(const Kind& kind) {
+  const bool floating = has_zero_points(kind.type) && kind.zero_point_type != DataType::kU8;
+  return std::string(name_of(kind.type)) + (floating ? "_" + std::string(name_of(kind.zero_point_type)) : "");
+}
+
 struct OwnedWeight {
   std::vector<std::uint8_t> qweight, scales, zero_points;
   QuantizedWeight view;
 };
 
-/// Uniform codes and, as far as asked for, zero points; scales of either sign between 1/64 and 1/32, exact in bf16 and
-/// f16.
-inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t group_size, unsigned seed,
-                                 WeightType type = WeightType::kU4b8, DataType scale_type = DataType::kBf16) {
+/// Uniform codes and zero points; scales of either sign between 1/64 and 1/32; all exact in bf16 and f16.
+inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t group_size, unsigned seed, Kind kind = {},
+                                 DataType scale_type = DataType::kBf16) {
   std::mt19937 random(seed);
   OwnedWeight weight;
   QuantizedWeight& view = weight.view;
-  view.type = type;
+  view.type = kind.type;
   view.n = n;
   view.k = k;
   view.group_size = group_size;
   view.scale_type = scale_type;
-  const std::int64_t row_bytes = (k + 1) / 2;
+  const std::int64_t row_bytes = view.row_bytes();
   weight.qweight.resize(static_cast<std::size_t>(n * row_bytes));
-  for (std::size_t i = 0; i < weight.qweight.size(); ++i) weight.qweight[i] = static_cast<std::uint8_t>(random());
-  if (k % 2 == 1) {
+  for (std::uint8_t& byte : weight.qweight) byte = static_cast<std::uint8_t>(random());
+  if (k * bits_of(kind.type) % 8 != 0) {
     for (std::int64_t row = 0; row < n; ++row) {
       weight.qweight[static_cast<std::size_t>((row + 1) * row_bytes - 1)] &= 15;
     }
@@ -61,9 +79,13 @@ inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t gr
     if (random() % 2 == 1) scale = -scale;
   }
   weight.scales = rounded_to(scale_type, scales);
-  if (type == WeightType::kU4) {
-    weight.zero_points.resize(scales.size());
-    for (std::uint8_t& zero : weight.zero_points) zero = static_cast<std::uint8_t>(random() % 16);
+  if (has_zero_points(kind.type)) {
+    const bool whole = kind.zero_point_type == DataType::kU8;
+    const unsigned most = whole ? 1u << bits_of(kind.type) : 256;
+    std::vector<float> zeros(scales.size());
+    for (float& zero : zeros) zero = static_cast<float>(random() % most) / (whole ? 1 : 16);
+    weight.zero_points = rounded_to(kind.zero_point_type, zeros);
+    view.zero_point_type = kind.zero_point_type;
   }
   view.qweight = weight.qweight.data();
   view.scales = weight.scales.data();
