@@ -16,7 +16,7 @@ using layout::kTileBytes;
 template <int kBits>
 constexpr auto make_places() {
   std::array<Place, kStripRows * tile_k(kBits)> places{};
-  constexpr auto tile = layout::tile_layout<kBits>();
+  const auto tile = layout::tile_layout<kBits>();
   for (int k = 0; k < tile_k(kBits); ++k) {
     for (int row = 0; row < kStripRows; ++row) {
       places[static_cast<std::size_t>(tile(row, k))] = {static_cast<std::uint8_t>(row), static_cast<std::uint8_t>(k)};
