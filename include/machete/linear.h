@@ -44,12 +44,18 @@ class Plan {
   std::shared_ptr<const internal::PlanState> state_;
 };
 
-/// Pointers of one run, all on the plan's device. A and D start 16-byte aligned (CUDA) or element aligned (CPU) and do
-/// not overlap.
+/// Pointers of one run, all on the plan's device, 16-byte aligned (CUDA) or element aligned (CPU). D overlaps nothing
+/// that is read, but may be the residual itself, if their strides and types are the same.
 struct Arguments {
   const void* a = nullptr;               // [M, K] of a_type, rows lda apart
   const PackedWeight* weight = nullptr;  // of the plan's N, K, types and group size
-  void* d = nullptr;                     // [M, N] of d_type, rows ldd apart; nothing else is written
+  void* d = nullptr;                     // [M, d_columns()] of d_type, rows ldd apart; nothing else is written
+
+  // What the plan's epilogue reads; null where it has no such step.
+  const float* token_scale = nullptr;    // [M]
+  const float* channel_scale = nullptr;  // [N]
+  const void* bias = nullptr;            // [N] of a_type
+  const void* residual = nullptr;        // [M, d_columns()] of a_type, rows ldc apart
 };
 
 /// Validates the problem and chooses a schedule. Errors: sizes, strides, types or group sizes that break their rule; a

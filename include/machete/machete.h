@@ -6,6 +6,7 @@
 ///   auto plan = machete::plan({m, n, k});                      // once a shape
 ///   machete::run(*plan, {a, &*packed, d}, workspace, plan->workspace_size(), stream);
 
+#include "machete/epilogue.h"
 #include "machete/linear.h"
 #include "machete/problem.h"
 #include "machete/status.h"

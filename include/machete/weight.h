@@ -44,7 +44,8 @@ struct PackedHeader {
   std::uint64_t scale_bytes = 0;   // ... the packed scales follow ...
   std::uint64_t checksum = 0;      // of the payload, set by save()
   std::uint64_t zero_bytes = 0;    // ... and the packed zero points, where the type has them
-  std::uint8_t reserved[56] = {};
+  std::uint8_t swiglu = 0;         // 1: the rows of [gate; up] alternate, eight of each, for that epilogue
+  std::uint8_t reserved[55] = {};
 
   std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes + zero_bytes; }
 };
@@ -76,13 +77,14 @@ struct PrepackOptions {
   Device device = default_device();       // where the weight shall lie; its parts may lie on the CPU or there
   DataType scale_type = DataType::kBf16;  // the activation type the weight will meet
   bool round_scales =
-      false;           // scales and zero points that scale_type cannot hold: round to nearest, or (default) refuse
-  Stream stream = {};  // prepack returns when its work on the stream is done
+      false;            // scales and zero points that scale_type cannot hold: round to nearest, or (default) refuse
+  bool swiglu = false;  // the weight is [gate; up], N even, and will meet the epilogue swiglu
+  Stream stream = {};   // prepack returns when its work on the stream is done
 };
 
 /// The header `prepack` would produce, hence the bytes it needs. Errors: sizes < 1 or overflowing, group sizes other
-/// than -1 or a positive multiple of 16.
-Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type);
+/// than -1 or a positive multiple of 16, odd N with swiglu.
+Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu = false);
 
 /// Puts a weight into packed order, padding N and K once. Refuses null or misaligned pointers, NaN and Inf in scales
 /// and zero points, and such as change in scale_type (unless round_scales), before anything is written; for CUDA also

@@ -40,7 +40,7 @@ void set_element(std::uint8_t* bytes, std::int64_t index, std::uint8_t value) {
   byte = static_cast<std::uint8_t>(byte | value << (index * kBits % 8));
 }
 
-// Calls visit(tile, element of the tile, n, k) for every element of the weight.
+// Calls visit(tile, element of the tile, n, k) for every element of the weight, a row by one thread.
 template <int kBits, class Visit>
 void for_each_element(const Shape& shape, Visit visit) {
   const std::int64_t tiles_k = shape.k_padded / tile_k(kBits);
@@ -48,7 +48,7 @@ void for_each_element(const Shape& shape, Visit visit) {
   for (std::int64_t strip = 0; strip < shape.n_padded / kStripRows; ++strip) {
     for (std::int64_t tile = 0; tile < tiles_k; ++tile) {
       for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
-        const std::int64_t n = strip * kStripRows + kPlaces<kBits>[e].row;
+        const std::int64_t n = shape.source_row(strip * kStripRows + kPlaces<kBits>[e].row);
         const std::int64_t k = tile * tile_k(kBits) + kPlaces<kBits>[e].k;
         if (n < shape.n && k < shape.k) visit(strip * tiles_k + tile, static_cast<std::int64_t>(e), n, k);
       }
@@ -86,16 +86,17 @@ void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shap
 
 std::int64_t scale_index(const Shape& shape, std::int64_t n, std::int64_t k) {
   const std::int64_t group = k / shape.packed_group_size;
-  const std::int64_t strip = n / kStripRows;
-  return (strip * shape.packed_groups + group) * kStripRows + layout::scale_layout()(static_cast<int>(n % kStripRows));
+  const std::int64_t row = shape.packed_row(n);
+  const std::int64_t first = (row / kStripRows * shape.packed_groups + group) * kStripRows;
+  return first + layout::scale_layout()(static_cast<int>(row % kStripRows));
 }
 
 void pack_scales(const std::uint16_t* scales, const Shape& shape, std::uint16_t* packed) {
-  for (std::int64_t n = 0; n < shape.n_padded; ++n) {
-    for (std::int64_t group = 0; group < shape.packed_groups; ++group) {
-      const std::int64_t k = group * shape.packed_group_size;
-      const bool padding = n >= shape.n || k >= shape.k;
-      packed[scale_index(shape, n, k)] = padding ? std::uint16_t{0} : scales[shape.source_group(group) * shape.n + n];
+  std::memset(packed, 0, static_cast<std::size_t>(shape.scale_count()) * 2);
+  for (std::int64_t n = 0; n < shape.n; ++n) {
+    for (std::int64_t k = 0; k < shape.k; k += shape.packed_group_size) {
+      const std::int64_t group = shape.source_group(k / shape.packed_group_size);
+      packed[scale_index(shape, n, k)] = scales[group * shape.n + n];
     }
   }
 }

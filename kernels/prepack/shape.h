@@ -16,10 +16,24 @@ struct Shape {
       0;  // divides 64 or is a multiple of it (k_padded for -1), so that no k16 step and no tile is split
   std::int64_t packed_groups = 0;
   int bits = 4;  // of a weight
+  // The weight is [gate; up], and its rows are packed so that an MMA's lane holds both of a pair: strips of eight gate
+  // rows and the eight up rows that go with them.
+  bool swiglu = false;
 
   constexpr std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
   constexpr std::int64_t source_group(std::int64_t packed_group) const {
     return group_size < 0 ? 0 : packed_group * packed_group_size / group_size;
+  }
+  /// Where row n is packed, and what row is packed at p: N or more for padding.
+  constexpr std::int64_t packed_row(std::int64_t row) const {
+    if (!swiglu) return row;
+    const std::int64_t pair = row % (n / 2);
+    return pair / 8 * 16 + pair % 8 + (row < n / 2 ? 0 : 8);
+  }
+  constexpr std::int64_t source_row(std::int64_t p) const {
+    if (!swiglu) return p;
+    const std::int64_t pair = p / 16 * 8 + p % 8;
+    return pair >= n / 2 ? n : pair + (p % 16 < 8 ? 0 : n / 2);
   }
   constexpr std::int64_t row_bytes() const { return (k * bits + 7) / 8; }  // of the canonical form
   constexpr std::int64_t weight_bytes() const { return n_padded * k_padded * bits / 8; }
@@ -27,13 +41,14 @@ struct Shape {
 };
 
 /// Sizes must be positive and at most 2^31; group_size -1 or a positive multiple of 16 (checked by the API).
-constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4) {
+constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4, bool swiglu = false) {
   Shape s;
   s.bits = bits;
+  s.swiglu = swiglu;
   s.n = n;
   s.k = k;
   s.group_size = group_size;
-  s.n_padded = (n + 63) / 64 * 64;
+  s.n_padded = ((swiglu ? (n / 2 + 7) / 8 * 16 : n) + 63) / 64 * 64;
   s.k_padded = (k + 63) / 64 * 64;
   if (group_size < 0 || group_size >= s.k_padded) {
     s.packed_group_size = s.k_padded;

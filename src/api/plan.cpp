@@ -82,9 +82,23 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
                                                 problem.m, problem.n, tiles)};
 }
 
+// What a CUDA kernel does with its sums.
+Status check_store(const Problem& problem) {
+  if (problem.d_type != problem.a_type) {
+    return {StatusCode::kUnsupported,
+            fmt::format("d_type={} must equal a_type={} on CUDA; convert the output, or take a_type={}",
+                        name_of(problem.d_type), name_of(problem.a_type), name_of(problem.d_type))};
+  }
+  if (problem.epilogue.plain()) return {};
+  return {StatusCode::kUnsupported,
+          fmt::format("no CUDA kernel has the epilogue {} yet; there is none, and Device::cpu() serves every one",
+                      name_of(problem.epilogue))};
+}
+
 Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const std::string& forced = options.schedule;
   const Problem& problem = state->problem;
+  if (Status status = check_store(problem); !status.ok()) return status;
   const auto found = kernels_for(problem, options);
   if (!found.ok()) return found.status();
   const auto& kernels = *found;
@@ -184,6 +198,7 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
   if (options.device.backend == Backend::kCpu) {
     return std::vector<ScheduleChoice>{{kCpuSchedule, 0, 0, "the only schedule of the CPU backend"}};
   }
+  if (Status store = check_store(*valid); !store.ok()) return store;
   const auto gpu = memory::describe(options.device.ordinal);
   if (!gpu.ok()) return gpu.status();
   const auto kernels = kernels_for(*valid, options);

@@ -20,10 +20,10 @@ namespace machete {
 namespace {
 
 packing::Shape shape_of(const PackedHeader& header) {
-  return packing::shape_of(header.n, header.k, header.group_size, bits_of(header.type));
+  return packing::shape_of(header.n, header.k, header.group_size, bits_of(header.type), header.swiglu != 0);
 }
 
-Status check_weight(const QuantizedWeight& weight, DataType scale_type) {
+Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swiglu) {
   for (const Status& status :
        {validate::size("N", weight.n, 1), validate::size("K", weight.k, 1), validate::weight_type(weight.type),
         validate::group_size(weight.group_size), validate::compute_type("scale_type", scale_type),
@@ -32,6 +32,10 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type) {
   }
   if (has_zero_points(weight.type)) {
     if (Status status = validate::zero_point_type(weight.zero_point_type); !status.ok()) return status;
+  }
+  if (swiglu && weight.n % 2 != 0) {
+    return {StatusCode::kInvalidArgument,
+            fmt::format("N={} must be even for swiglu: as many rows of gate as of up", weight.n)};
   }
   if (weight.k > std::numeric_limits<std::int64_t>::max() / 16 / weight.n) {
     return {StatusCode::kInvalidArgument,
@@ -42,7 +46,11 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type) {
 
 // The CPU backend serves every type.
 Status check_served(WeightType type, const PrepackOptions& options) {
-  if (options.device.backend == Backend::kCpu || !registry::matching(type, options.scale_type).empty()) return {};
+  if (options.device.backend == Backend::kCpu) return {};
+  if (options.swiglu) {
+    return {StatusCode::kUnsupported, "no CUDA kernel serves the epilogue swiglu yet; Device::cpu() does"};
+  }
+  if (!registry::matching(type, options.scale_type).empty()) return {};
   return {
       StatusCode::kUnsupported,
       fmt::format("no CUDA kernel of this build serves {} weights with {} activations; `machete list` shows what it "
@@ -171,8 +179,8 @@ std::vector<std::uint8_t> unpack_numbers(const void* packed, const packing::Shap
 
 }  // namespace
 
-Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type) {
-  const Status status = check_weight(weight, scale_type);
+Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu) {
+  const Status status = check_weight(weight, scale_type, swiglu);
   if (!status.ok()) return status;
   PackedHeader header;
   header.type = weight.type;
@@ -180,6 +188,7 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
   header.n = weight.n;
   header.k = weight.k;
   header.group_size = weight.group_size;
+  header.swiglu = swiglu ? 1 : 0;
   const packing::Shape shape = shape_of(header);
   header.weight_bytes = static_cast<std::uint64_t>(shape.weight_bytes());
   header.scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
@@ -192,7 +201,7 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
 
 Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOptions& options, void* storage,
                                   std::size_t bytes) {
-  const auto header = packed_header(weight, options.scale_type);
+  const auto header = packed_header(weight, options.scale_type, options.swiglu);
   if (!header.ok()) return header.status();
   for (const Status& status : {memory::check_device(options.device), check_served(weight.type, options),
                                validate::pointer("qweight", weight.qweight, 1),
@@ -236,7 +245,7 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
 }
 
 Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options) {
-  const auto header = packed_header(weight, options.scale_type);
+  const auto header = packed_header(weight, options.scale_type, options.swiglu);
   if (!header.ok()) return header.status();
   const Status status = memory::check_device(options.device);
   if (!status.ok()) return status;

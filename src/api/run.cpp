@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "api/memory.h"
 #include "api/plan_state.h"
 #include "api/validate.h"
@@ -28,14 +30,56 @@ bool overlap(const void* a, std::int64_t a_bytes, const void* b, std::int64_t b_
   return x < y + static_cast<std::uintptr_t>(b_bytes) && y < x + static_cast<std::uintptr_t>(a_bytes);
 }
 
+// The bytes of a matrix from its first element to its last.
+std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, std::size_t element) {
+  return ((rows - 1) * stride + columns) * static_cast<std::int64_t>(element);
+}
+
+// Everything that is read beside the weight: there where the epilogue has the step, null elsewhere, apart from D.
+Status check_operands(const Problem& problem, const Arguments& arguments, std::size_t alignment) {
+  const Epilogue& epilogue = problem.epilogue;
+  const std::size_t element = bytes_of(problem.a_type);
+  const std::int64_t d_bytes = span(problem.m, problem.d_columns(), problem.ldd, bytes_of(problem.d_type));
+  const std::int64_t c_bytes = span(problem.m, problem.d_columns(), problem.ldc, element);
+  const struct {
+    const char* name;
+    bool wanted;
+    const void* pointer;
+    std::int64_t bytes;
+    std::size_t alignment;
+  } operands[] = {
+      {"a", true, arguments.a, span(problem.m, problem.k, problem.lda, element), element},
+      {"token_scale", epilogue.token_scale, arguments.token_scale, span(1, problem.m, 0, 4), 4},
+      {"channel_scale", epilogue.channel_scale, arguments.channel_scale, span(1, problem.n, 0, 4), 4},
+      {"bias", epilogue.bias, arguments.bias, span(1, problem.n, 0, element), element},
+      {"residual", epilogue.residual, arguments.residual, c_bytes, element},
+  };
+  for (const auto& x : operands) {
+    if (!x.wanted) {
+      if (x.pointer == nullptr) continue;
+      return {StatusCode::kInvalidArgument, fmt::format("{} is given, but the plan's epilogue, {}, has no such step; "
+                                                        "plan with it, or pass null",
+                                                        x.name, name_of(epilogue))};
+    }
+    const Status status = validate::pointer(x.name, x.pointer, std::max(alignment, x.alignment));
+    if (!status.ok()) return status;
+    const bool in_place = x.pointer == arguments.d && x.pointer == arguments.residual && epilogue.residual &&
+                          problem.ldc == problem.ldd && problem.d_type == problem.a_type;
+    if (overlap(x.pointer, x.bytes, arguments.d, d_bytes) && !in_place) {
+      return {StatusCode::kInvalidArgument,
+              fmt::format("{}={} and d={} overlap; give the output memory of its own", x.name, x.pointer, arguments.d)};
+    }
+  }
+  return {};
+}
+
 Status check_arguments(const internal::PlanState& state, const Arguments& arguments, void* workspace,
                        std::size_t workspace_size) {
   const Problem& problem = state.problem;
-  const std::size_t alignment = state.device.backend == Backend::kCuda ? 16 : bytes_of(problem.a_type);
+  const std::size_t alignment = state.device.backend == Backend::kCuda ? 16 : 1;
   if (arguments.weight == nullptr) return {StatusCode::kInvalidArgument, "weight is null; pass a PackedWeight"};
-  for (const Status& status :
-       {validate::pointer("a", arguments.a, alignment), validate::pointer("d", arguments.d, alignment),
-        validate::matches(arguments.weight->header(), problem)}) {
+  for (const Status& status : {validate::pointer("d", arguments.d, std::max(alignment, bytes_of(problem.d_type))),
+                               validate::matches(arguments.weight->header(), problem)}) {
     if (!status.ok()) return status;
   }
   if (arguments.weight->device() != state.device) {
@@ -44,12 +88,7 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
                         name_of(arguments.weight->device().backend), arguments.weight->device().ordinal,
                         name_of(state.device.backend), state.device.ordinal)};
   }
-  const auto a_bytes = ((problem.m - 1) * problem.lda + problem.k) * 2;
-  const auto d_bytes = ((problem.m - 1) * problem.ldd + problem.n) * 2;
-  if (overlap(arguments.a, a_bytes, arguments.d, d_bytes)) {
-    return {StatusCode::kInvalidArgument,
-            fmt::format("a={} and d={} overlap; give the output memory of its own", arguments.a, arguments.d)};
-  }
+  if (Status status = check_operands(problem, arguments, alignment); !status.ok()) return status;
   if (state.workspace_size > 0) {
     const Status status = validate::pointer("workspace", workspace, memory::kAlignment);
     if (!status.ok()) return status;
@@ -117,7 +156,7 @@ Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void
   static_cast<void>(stream);
   static_cast<void>(timeline);
 #endif
-  return reference::linear(state.problem, arguments.a, *arguments.weight, arguments.d);
+  return reference::linear(state.problem, arguments);
 }
 
 Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {

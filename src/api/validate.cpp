@@ -66,23 +66,31 @@ Status pointer(const char* name, const void* value, std::size_t alignment) {
 Result<Problem> problem(const Problem& given) {
   Problem p = given;
   if (p.lda == 0) p.lda = p.k;
-  if (p.ldd == 0) p.ldd = p.n;
+  if (p.ldd == 0) p.ldd = p.d_columns();
+  if (p.ldc == 0) p.ldc = p.d_columns();
   for (const Status& status : {size("M", p.m, 0), size("N", p.n, 1), size("K", p.k, 1),
                                compute_type("a_type", p.a_type), weight_type(p.w_type), group_size(p.group_size)}) {
     if (!status.ok()) return status;
   }
-  if (p.d_type != p.a_type) {
-    if (!is_floating(p.d_type))
-      return invalid(fmt::format("d_type {} is not known; use the activations' type", static_cast<int>(p.d_type)));
-    return Status(StatusCode::kUnsupported,
-                  fmt::format("d_type={} must equal a_type={}; convert the output, or take a_type={}",
-                              name_of(p.d_type), name_of(p.a_type), name_of(p.d_type)));
+  if (!is_floating(p.d_type)) {
+    return invalid(fmt::format("d_type {} is not known; use bf16, f16 or f32", static_cast<int>(p.d_type)));
+  }
+  if (static_cast<int>(p.epilogue.activation) > static_cast<int>(Activation::kSwiglu)) {
+    return invalid(
+        fmt::format("activation {} is not known; use one of Activation's", static_cast<int>(p.epilogue.activation)));
+  }
+  if (p.epilogue.activation == Activation::kSwiglu && p.n % 2 != 0) {
+    return invalid(fmt::format("N={} must be even for swiglu: as many rows of gate as of up", p.n));
   }
   if (p.lda < p.k || p.lda > kMaxSize) {
     return invalid(fmt::format("lda={} must be at least K={} and at most 2^30; rows of A may not overlap", p.lda, p.k));
   }
-  if (p.ldd < p.n || p.ldd > kMaxSize) {
-    return invalid(fmt::format("ldd={} must be at least N={} and at most 2^30; rows of D may not overlap", p.ldd, p.n));
+  if (p.ldd < p.d_columns() || p.ldd > kMaxSize) {
+    return invalid(fmt::format("ldd={} must be at least D's columns, {}, and at most 2^30; rows of D may not overlap",
+                               p.ldd, p.d_columns()));
+  }
+  if (p.epilogue.residual && (p.ldc < p.d_columns() || p.ldc > kMaxSize)) {
+    return invalid(fmt::format("ldc={} must be at least D's columns, {}, and at most 2^30", p.ldc, p.d_columns()));
   }
   return p;
 }
@@ -104,7 +112,10 @@ Status header(const PackedHeader& h) {
                                compute_type("scale_type", h.scale_type)}) {
     if (!status.ok()) return incompatible("the weight's header is damaged: " + status.message());
   }
-  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type));
+  if (h.swiglu > 1 || (h.swiglu == 1 && h.n % 2 != 0)) {
+    return incompatible(fmt::format("the weight's header is damaged: swiglu={} with N={}", h.swiglu, h.n));
+  }
+  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type), h.swiglu == 1);
   const std::uint64_t scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
   const bool zeros = has_zero_points(h.type);
   if (h.weight_bytes != static_cast<std::uint64_t>(shape.weight_bytes()) || h.scale_bytes != scale_bytes ||
@@ -128,6 +139,10 @@ Status matches(const PackedHeader& h, const Problem& p) {
         fmt::format("the weight is {} [{}, {}] with group_size {}, the plan is for {} [{}, {}] with group_size {}; "
                     "plan for the weight at hand",
                     name_of(h.type), h.n, h.k, h.group_size, name_of(p.w_type), p.n, p.k, p.group_size));
+  }
+  if ((h.swiglu != 0) != (p.epilogue.activation == Activation::kSwiglu)) {
+    return incompatible(h.swiglu != 0 ? "the weight is packed for the epilogue swiglu, which the plan has not"
+                                      : "the plan's epilogue is swiglu; prepack the weight with swiglu=true");
   }
   if (h.scale_type != p.a_type) {
     return incompatible(fmt::format("the weight's scales are {}, the plan's activations {}; prepack with scale_type={}",

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "machete/linear.h"
 #include "machete/problem.h"
 #include "machete/weight.h"
 
@@ -30,18 +31,28 @@ MACHETE_HOST_DEVICE inline double smallest_subnormal(DataType type) {
   return type == DataType::kBf16 ? 0x1p-133 : type == DataType::kF16 ? 0x1p-24 : 0x1p-149;
 }
 
-/// How far one element of D may lie from the exact result. `compute` is the type the scaled weights may be rounded to
-/// (that of the activations), `output` that of D.
-MACHETE_HOST_DEVICE inline double element_bound(double sum_aw2 /* sum over k of (a w)^2 */,
-                                                double sum_a2 /* sum over k of a^2 */, double abs_ref, std::int64_t k,
-                                                DataType compute, DataType output) {
+/// How far one sum may lie from the exact one before it goes through the epilogue. `compute` is the type the scaled
+/// weights may be rounded to (that of the activations).
+MACHETE_HOST_DEVICE inline double sum_bound(double sum_aw2 /* sum over k of (a w)^2 */,
+                                            double sum_a2 /* sum over k of a^2 */, std::int64_t k, DataType compute) {
   constexpr double kLambda = 8;
   // An fp32 sum of K products: MMAs of 16 k's each truncate, and partial sums meet in a reduction.
   const double accumulate = (static_cast<double>(k) / 16 + 16) * 0x1p-23;
-  double before_store = kLambda * sqrt(sum_aw2) * (unit_roundoff(compute) + accumulate);
+  double bound = kLambda * sqrt(sum_aw2) * (unit_roundoff(compute) + accumulate);
   // A scaled weight may be subnormal in fp16; it is then rounded to a multiple of 2^-24.
-  if (compute == DataType::kF16) before_store += kLambda * 0x1p-25 * sqrt(sum_a2);
-  return before_store + unit_roundoff(output) * (abs_ref + before_store) + smallest_subnormal(output);
+  if (compute == DataType::kF16) bound += kLambda * 0x1p-25 * sqrt(sum_a2);
+  return bound;
+}
+
+/// The same of an element of D, of type `output`, whose value may be off by `before` when it is stored.
+MACHETE_HOST_DEVICE inline double store_bound(double before, double abs_ref, DataType output) {
+  return before + unit_roundoff(output) * (abs_ref + before) + smallest_subnormal(output);
+}
+
+/// Both, where nothing lies between.
+MACHETE_HOST_DEVICE inline double element_bound(double sum_aw2, double sum_a2, double abs_ref, std::int64_t k,
+                                                DataType compute, DataType output) {
+  return store_bound(sum_bound(sum_aw2, sum_a2, k, compute), abs_ref, output);
 }
 
 struct ErrorReport {
@@ -51,8 +62,10 @@ struct ErrorReport {
   bool passed = false;       // max_ratio <= 1
 };
 
-/// Compares D with the fp64 product of exactly the given numbers. Everything lies in CPU memory; sizes and strides are
-/// those of the problem.
-ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedWeight& weight, const void* d);
+/// Compares D with the fp64 product of exactly the given numbers, through the problem's epilogue in fp64; `operands`
+/// has what that reads, its a, d and weight do not count. Everything lies in CPU memory; sizes and strides are those of
+/// the problem. The weight's rows are in their own order, with swiglu [gate; up].
+ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedWeight& weight, const void* d,
+                         const Arguments& operands = {});
 
 }  // namespace machete::reference

@@ -75,33 +75,123 @@ Rows load_weights(const QuantizedWeight& weight, std::int64_t first, std::int64_
   return rows;
 }
 
+// Products of activations and weights, and of their squares: [rows, columns of D].
+struct Sums {
+  Matrix values, squares;
+
+  Sums() = default;
+  Sums(const Rows& activations, const Rows& weights)
+      : values(activations.values * weights.values.transpose()),
+        squares(activations.squares * weights.squares.transpose()) {}
+};
+
+// A number, and how far from it a right one may lie.
+struct Uncertain {
+  double value = 0, error = 0;
+};
+
+// The epilogue in fp64. An error e becomes at most e times the steepest slope of what it goes through; every fp32
+// operation adds a rounding, every function 2^-20 of its value (and the gelus, whose halves cancel, 2^-22 of their
+// argument).
+class ExpectedEpilogue {
+ public:
+  ExpectedEpilogue(const Problem& problem, const Arguments& operands) : problem_(problem), operands_(operands) {}
+
+  /// Of column n of D: from its sum, or with swiglu from that of gate and up.
+  Uncertain operator()(std::int64_t m, std::int64_t n, Uncertain sum, Uncertain up) const {
+    if (problem_.epilogue.plain()) return sum;
+    Uncertain y = activated(scaled(m, n, sum));
+    if (problem_.epilogue.activation == Activation::kSwiglu) {
+      const Uncertain u = scaled(m, problem_.d_columns() + n, up);
+      y.error = std::abs(y.value) * u.error + std::abs(u.value) * y.error + y.error * u.error;
+      y.value *= u.value;
+      y.error += kRounding * std::abs(y.value);
+    }
+    if (problem_.epilogue.residual) {
+      const std::int64_t ldc = problem_.ldc > 0 ? problem_.ldc : problem_.d_columns();
+      y.value += static_cast<double>(to_float(problem_.a_type, operands_.residual, m * ldc + n));
+      y.error += kRounding * std::abs(y.value);
+    }
+    return y;
+  }
+
+ private:
+  static constexpr double kRounding = 0x1p-24;
+
+  Uncertain scaled(std::int64_t m, std::int64_t n, Uncertain x) const {
+    double factor = 1;
+    if (problem_.epilogue.token_scale) factor *= static_cast<double>(operands_.token_scale[m]);
+    if (problem_.epilogue.channel_scale) factor *= static_cast<double>(operands_.channel_scale[n]);
+    x.value *= factor;
+    x.error = x.error * std::abs(factor) + 2 * kRounding * std::abs(x.value);
+    if (problem_.epilogue.bias) {
+      x.value += static_cast<double>(to_float(problem_.a_type, operands_.bias, n));
+      x.error += kRounding * std::abs(x.value);
+    }
+    return x;
+  }
+
+  Uncertain activated(Uncertain x) const {
+    const double v = x.value;
+    const auto result = [](double value, double slope, Uncertain of, double of_argument) {
+      return Uncertain{value, slope * of.error + 0x1p-20 * std::abs(value) + of_argument * std::abs(of.value)};
+    };
+    switch (problem_.epilogue.activation) {
+      case Activation::kNone:
+        return x;
+      case Activation::kRelu:
+        return {v < 0 ? 0 : v, x.error};
+      case Activation::kSilu:
+      case Activation::kSwiglu:
+        return result(v / (1 + std::exp(-v)), 1.1, x, 0);
+      case Activation::kGelu:
+        return result(v / 2 * (1 + std::erf(v / std::sqrt(2.0))), 1.13, x, 0x1p-22);
+      case Activation::kGeluTanh:
+        return result(v / 2 * (1 + std::tanh(std::sqrt(2 / 3.14159265358979324) * (v + 0.044715 * v * v * v))), 1.13, x,
+                      0x1p-22);
+    }
+    return x;
+  }
+
+  const Problem& problem_;
+  const Arguments& operands_;
+};
+
 }  // namespace
 
-ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedWeight& weight, const void* d) {
+ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedWeight& weight, const void* d,
+                         const Arguments& operands) {
   const std::int64_t lda = problem.lda > 0 ? problem.lda : problem.k;
-  const std::int64_t ldd = problem.ldd > 0 ? problem.ldd : problem.n;
-  const std::int64_t blocks_n = (problem.n + kBlockN - 1) / kBlockN;
-  std::vector<Tally> tallies(static_cast<std::size_t>(blocks_n));  // one a block: the sums do not depend on threads
+  const std::int64_t columns = problem.d_columns();
+  const std::int64_t ldd = problem.ldd > 0 ? problem.ldd : columns;
+  const std::int64_t blocks = (columns + kBlockN - 1) / kBlockN;
+  const bool swiglu = problem.epilogue.activation == Activation::kSwiglu;
+  const ExpectedEpilogue epilogue(problem, operands);
+  std::vector<Tally> tallies(static_cast<std::size_t>(blocks));  // one a block: the sums do not depend on threads
 
   for (std::int64_t m0 = 0; m0 < problem.m; m0 += kBlockM) {
     const std::int64_t rows = std::min(kBlockM, problem.m - m0);
     const Rows activations = load_rows(problem, lda, a, m0, rows);
     const Eigen::VectorXd sum_a2 = activations.squares.rowwise().sum();
 #pragma omp parallel for schedule(dynamic)
-    for (std::int64_t block = 0; block < blocks_n; ++block) {
+    for (std::int64_t block = 0; block < blocks; ++block) {
       const std::int64_t n0 = block * kBlockN;
-      const Rows weights = load_weights(weight, n0, std::min(kBlockN, problem.n - n0));
-      const Matrix expected = activations.values * weights.values.transpose();   // [rows, kBlockN]
-      const Matrix sum_aw2 = activations.squares * weights.squares.transpose();  // [rows, kBlockN]
+      const std::int64_t count = std::min(kBlockN, columns - n0);
+      const Sums sums(activations, load_weights(weight, n0, count));
+      const Sums up = swiglu ? Sums(activations, load_weights(weight, columns + n0, count)) : Sums();
+      const auto sum_of = [&](const Sums& from, std::int64_t m, std::int64_t n) {
+        return Uncertain{from.values(m, n), sum_bound(from.squares(m, n), sum_a2(m), problem.k, problem.a_type)};
+      };
       Tally tally;
-      for (std::int64_t m = 0; m < expected.rows(); ++m) {
-        for (std::int64_t n = 0; n < expected.cols(); ++n) {
+      for (std::int64_t m = 0; m < rows; ++m) {
+        for (std::int64_t n = 0; n < count; ++n) {
           const double found = static_cast<double>(to_float(problem.d_type, d, (m0 + m) * ldd + n0 + n));
-          const double bound = element_bound(sum_aw2(m, n), sum_a2(m), std::abs(expected(m, n)), problem.k,
-                                             problem.a_type, problem.d_type);
-          const double error = found - expected(m, n);
-          tally.add({error_ratio(found, expected(m, n), bound, problem.d_type), m0 + m, n0 + n, error * error,
-                     expected(m, n) * expected(m, n)});
+          const Uncertain expected =
+              epilogue(m0 + m, n0 + n, sum_of(sums, m, n), swiglu ? sum_of(up, m, n) : Uncertain());
+          const double bound = store_bound(expected.error, std::abs(expected.value), problem.d_type);
+          const double error = found - expected.value;
+          tally.add({error_ratio(found, expected.value, bound, problem.d_type), m0 + m, n0 + n, error * error,
+                     expected.value * expected.value});
         }
       }
       tallies[static_cast<std::size_t>(block)].add(tally);

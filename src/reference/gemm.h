@@ -9,6 +9,8 @@
 /// The inner loops of the CPU backend, compiled once for each instruction set and chosen at run time.
 namespace machete::reference {
 
+class RowEpilogue;
+
 /// How a packed tile lies in memory: eight runs of 64 bytes, of which run r holds rows r and r + 8 in the same order of
 /// k, which serves activations as well as weights, since a sum over k may be taken in any. The places of a row in a run
 /// are, of 4-bit weights, the low nibbles, and the high ones for row r + 8; of 8-bit weights the first eight of every
@@ -24,8 +26,8 @@ struct PackedOrder {
 };
 
 struct GemmArguments {
-  std::int64_t m, n, k, lda, ldd;
-  const void* a;  // [M, K] of a_type
+  std::int64_t m, rows, k, lda, ldd;  // rows as packed, a multiple of 64
+  const void* a;                      // [M, K] of a_type
   DataType a_type;
   int bits;                     // of a weight: 4 or 8
   const std::uint8_t* weights;  // [strips][tiles][512]
@@ -33,8 +35,9 @@ struct GemmArguments {
   const void* zero_points;      // the same; null if they are all in the middle of the codes
   DataType scale_type;
   std::int64_t group_size, groups;  // as packed
-  void* d;                          // [M, N] of d_type
+  void* d;                          // [M, columns] of d_type
   DataType d_type;
+  const RowEpilogue* epilogue;
   const PackedOrder* order;
 };
 

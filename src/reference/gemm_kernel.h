@@ -8,6 +8,7 @@
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
 
+#include "reference/epilogue.h"
 #include "reference/gemm.h"
 
 namespace machete::reference::MACHETE_GEMM_NAMESPACE {
@@ -221,7 +222,9 @@ void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std:
   for (std::int64_t p = 0; p < panels; ++p) {
     const std::int64_t n0 = (panel0 + p) * kPanelN;
     for (std::int64_t m = 0; m < rows; ++m) {
-      store(x.d_type, scratch.d + (p * kBlockM + m) * kPanelN, smaller(kPanelN, x.n - n0), x.d, (m0 + m) * x.ldd + n0);
+      float* const values = scratch.d + (p * kBlockM + m) * kPanelN;
+      const std::int64_t columns = (*x.epilogue)(m0 + m, n0, kPanelN, values);
+      store(x.d_type, values, columns, x.d, (m0 + m) * x.ldd + x.epilogue->first_column(n0));
     }
   }
 }
@@ -229,7 +232,7 @@ void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std:
 }  // namespace
 
 void gemm(const GemmArguments& x) {
-  const std::int64_t panels = (x.n + kPanelN - 1) / kPanelN;
+  const std::int64_t panels = x.rows / kPanelN;
   const std::int64_t blocks_m = (x.m + kBlockM - 1) / kBlockM;
   // Tasks as large as leave every thread some; what one computes does not depend on its size.
   std::int64_t task_panels = kTaskPanels;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "kernels/prepack/host.h"
+#include "reference/epilogue.h"
 #include "reference/gemm.h"
 
 namespace machete::reference {
@@ -46,17 +47,20 @@ Status check(const Problem& problem, const PackedWeight& weight) {
 
 }  // namespace
 
-Status linear(const Problem& problem, const void* a, const PackedWeight& weight, void* d, InstructionSet set) {
+Status linear(const Problem& problem, const Arguments& given, InstructionSet set) {
+  const PackedWeight& weight = *given.weight;
   if (Status status = check(problem, weight); !status.ok()) return status;
   const int bits = bits_of(weight.header().type);
-  const packing::Shape shape = packing::shape_of(problem.n, problem.k, problem.group_size, bits);
+  const bool swiglu = weight.header().swiglu != 0;
+  const packing::Shape shape = packing::shape_of(problem.n, problem.k, problem.group_size, bits, swiglu);
+  const RowEpilogue epilogue(problem, given);
   GemmArguments arguments{};
   arguments.m = problem.m;
-  arguments.n = problem.n;
+  arguments.rows = shape.n_padded;
   arguments.k = problem.k;
   arguments.lda = problem.lda > 0 ? problem.lda : problem.k;
-  arguments.ldd = problem.ldd > 0 ? problem.ldd : problem.n;
-  arguments.a = a;
+  arguments.ldd = problem.ldd > 0 ? problem.ldd : problem.d_columns();
+  arguments.a = given.a;
   arguments.a_type = problem.a_type;
   arguments.weights = static_cast<const std::uint8_t*>(weight.weights());
   arguments.bits = bits;
@@ -65,8 +69,9 @@ Status linear(const Problem& problem, const void* a, const PackedWeight& weight,
   arguments.scale_type = weight.header().scale_type;
   arguments.group_size = shape.packed_group_size;
   arguments.groups = shape.packed_groups;
-  arguments.d = d;
+  arguments.d = given.d;
   arguments.d_type = problem.d_type;
+  arguments.epilogue = &epilogue;
   arguments.order = &order_of(bits);
   gemm(arguments, set);
   return {};

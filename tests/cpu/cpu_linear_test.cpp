@@ -42,7 +42,7 @@ class CpuLinear : public ::testing::TestWithParam<std::tuple<InstructionSet, Kin
     const std::int64_t ldd = problem.ldd > 0 ? problem.ldd : problem.n;
     std::vector<std::uint8_t> d =
         rounded_to(problem.d_type, std::vector<float>(static_cast<std::size_t>(problem.m * ldd), kPoison));
-    const Status status = linear(problem, a.data(), weight, d.data(), set());
+    const Status status = linear(problem, {a.data(), &weight, d.data()}, set());
     EXPECT_TRUE(status.ok()) << status.message();
     return d;
   }
@@ -222,7 +222,8 @@ TEST_P(CpuLinear, OverflowsToInfinity) {
 TEST_P(CpuLinear, DoesNothingWithoutTokens) {
   const OwnedWeight weight = random_weight(16, 64, 64, 1);
   const Problem problem = problem_of(0, weight.view, DataType::kBf16, DataType::kBf16);
-  EXPECT_TRUE(linear(problem, nullptr, pack(weight, DataType::kBf16), nullptr, set()).ok());
+  const PackedWeight packed = pack(weight, DataType::kBf16);
+  EXPECT_TRUE(linear(problem, {nullptr, &packed, nullptr}, set()).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CpuLinear,
@@ -238,12 +239,12 @@ TEST(CpuLinearArguments, OtherWeightsAreRefused) {
   const PackedWeight packed = pack(weight, DataType::kBf16);
   Problem problem = problem_of(0, weight.view, DataType::kBf16, DataType::kBf16);
   problem.k = 65;
-  const Status status = linear(problem, nullptr, packed, nullptr);
+  const Status status = linear(problem, {nullptr, &packed, nullptr});
   EXPECT_EQ(status.code(), StatusCode::kIncompatible);
   EXPECT_THAT(status.message(), HasSubstr("[16, 64]"));
   problem.k = 64;
   const PackedWeight elsewhere(packed.header(), Device::cuda(0), nullptr);
-  EXPECT_EQ(linear(problem, nullptr, elsewhere, nullptr).code(), StatusCode::kIncompatible);
+  EXPECT_EQ(linear(problem, {nullptr, &elsewhere, nullptr}).code(), StatusCode::kIncompatible);
 }
 
 }  // namespace
