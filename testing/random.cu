@@ -104,7 +104,9 @@ Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t colu
       fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<float*>(out), rows, columns, stride, make);
       break;
     case DataType::kU8:
-      return {StatusCode::kInvalidArgument, "test data of type u8 are not made here"};
+    case DataType::kE4m3:
+    case DataType::kE8m0:
+      return {StatusCode::kInvalidArgument, "test data of 8 bits are not made here"};
   }
   return launch_status("fill with test data");
 }

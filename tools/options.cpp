@@ -63,7 +63,7 @@ CLI::Option* add_weight_type(CLI::App& app, WeightType& type) {
   return app
       .add_option_function<std::string>(
           "--type", [&type](const std::string& name) { type = checked(parse_weight_type(name), "--type"); },
-          "weight type: u4b8, s4, u8b128 or s8 (symmetric), u4 or u8 (with zero points); default u4b8")
+          "weight type: u4b8, s4, u8b128, s8 (symmetric), u4, u8 (with zero points), e2m1, e4m3; default u4b8")
       ->type_name("TYPE");
 }
 

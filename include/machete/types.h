@@ -14,7 +14,9 @@ enum class DataType : std::uint8_t {
   kF16 = 0,
   kBf16 = 1,
   kF32 = 2,
-  kU8 = 3,  // integer zero points
+  kU8 = 3,    // integer zero points
+  kE4m3 = 4,  // scales of NVFP4
+  kE8m0 = 5,  // scales of MXFP4: 2^(e - 127), 255 is NaN
 };
 
 /// Types of quantised weights, named as the field names them. The values are part of the PackedWeight file format.
@@ -25,6 +27,8 @@ enum class WeightType : std::uint8_t {
   kU8 = 3,      // 8 bit, value = (q - zero_point) * scale
   kS4 = 4,      // 4 bit, value = q * scale, q in two's complement
   kS8 = 5,      // 8 bit, value = q * scale, q in two's complement (compressed-tensors, GGUF)
+  kE4m3 = 6,    // 8 bit, floating point, value = q * scale (fp8 checkpoints)
+  kE2m1 = 7,    // 4 bit, floating point, value = q * scale (MXFP4, NVFP4)
 };
 
 enum class Backend : std::uint8_t { kCpu, kCuda };
@@ -53,8 +57,8 @@ int bits_of(WeightType type);
 bool has_zero_points(WeightType type);
 std::vector<WeightType> weight_types();  // all there are
 
-/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8"; "u4b8", "u4",
-/// "u8b128", "u8", "s4", "s8"; "cpu", "cuda".
+/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8", "e4m3", "e8m0";
+/// "u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"; "cpu", "cuda".
 std::string_view name_of(DataType type);
 std::string_view name_of(WeightType type);
 std::string_view name_of(Backend backend);

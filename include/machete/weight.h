@@ -15,12 +15,17 @@ struct QuantizedWeight {
   WeightType type = WeightType::kU4b8;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  std::int64_t group_size = 128;  // a multiple of 16, or -1; the last group may be partial
-  const void* qweight = nullptr;  // [N, row_bytes()]: 4 bits an element, even k in the low nibble, or 8
-  const void* scales = nullptr;   // [ceil(K/group_size), N] of scale_type, finite
-  DataType scale_type = DataType::kBf16;
+  std::int64_t group_size = 128;             // a multiple of 16, or -1; the last group may be partial
+  const void* qweight = nullptr;             // [N, row_bytes()]: 4 bits an element, even k in the low nibble, or 8
+  const void* scales = nullptr;              // [ceil(K/group_size), N] of scale_type, finite
+  DataType scale_type = DataType::kBf16;     // or f16, f32, e4m3, e8m0
+  float tensor_scale = 1;                    // times every scale: NVFP4's global one; finite
   const void* zero_points = nullptr;         // [ceil(K/group_size), N] of zero_point_type; null for types without
   DataType zero_point_type = DataType::kU8;  // or of floating point, finite
+
+  // [K]: the group of each k, where it is not k / group_size (GPTQ's act-order); each group as often as its size. On
+  // the CPU or with the others.
+  const std::int32_t* g_idx = nullptr;
 
   std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
   std::int64_t row_bytes() const { return (k * bits_of(type) + 7) / 8; }
@@ -45,9 +50,12 @@ struct PackedHeader {
   std::uint64_t checksum = 0;      // of the payload, set by save()
   std::uint64_t zero_bytes = 0;    // ... and the packed zero points, where the type has them
   std::uint8_t swiglu = 0;         // 1: the rows of [gate; up] alternate, eight of each, for that epilogue
-  std::uint8_t reserved[55] = {};
+  std::uint8_t reserved0[3] = {};
+  float tensor_scale = 0;               // 0, as in older files, means 1
+  std::uint64_t permutation_bytes = 0;  // last, the order of K, where it was changed to bring groups together
+  std::uint8_t reserved[40] = {};
 
-  std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes + zero_bytes; }
+  std::uint64_t payload_bytes() const { return weight_bytes + scale_bytes + zero_bytes + permutation_bytes; }
 };
 static_assert(sizeof(PackedHeader) == 128, "the header is part of the file format");
 
@@ -65,6 +73,10 @@ class PackedWeight {
   const void* scales() const { return static_cast<const char*>(payload_.get()) + header_.weight_bytes; }
   const void* zero_points() const {  // null for types without
     return header_.zero_bytes == 0 ? nullptr : static_cast<const char*>(scales()) + header_.scale_bytes;
+  }
+  const std::int32_t* permutation() const {  // [K]: which k of A meets each packed one; null: its own
+    const char* at = static_cast<const char*>(scales()) + header_.scale_bytes + header_.zero_bytes;
+    return header_.permutation_bytes == 0 ? nullptr : reinterpret_cast<const std::int32_t*>(at);
   }
 
  private:
@@ -86,7 +98,8 @@ struct PrepackOptions {
 /// than -1 or a positive multiple of 16, odd N with swiglu.
 Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu = false);
 
-/// Puts a weight into packed order, padding N and K once. Refuses null or misaligned pointers, NaN and Inf in scales
+/// Puts a weight into packed order, padding N and K once; with g_idx, K is sorted by group, and a run gathers the
+/// activations to match. Refuses null or misaligned pointers, NaN and Inf in scales
 /// and zero points, and such as change in scale_type (unless round_scales), before anything is written; for CUDA also
 /// weight types that no kernel there serves. The CPU and CUDA give identical bytes.
 Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options = {});
@@ -101,6 +114,7 @@ struct UnpackedWeight {
   std::vector<std::uint8_t> scales;          // [ceil(K/group_size), N] of header.scale_type
   std::vector<std::uint8_t> zero_points;     // [ceil(K/group_size), N] of zero_point_type; empty for types without
   DataType zero_point_type = DataType::kU8;  // or header.scale_type
+  std::vector<std::int32_t> g_idx;           // [K]; empty where it was, or said nothing new
 };
 Result<UnpackedWeight> unpack(const PackedWeight& weight);
 

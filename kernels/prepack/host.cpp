@@ -40,9 +40,9 @@ void set_element(std::uint8_t* bytes, std::int64_t index, std::uint8_t value) {
   byte = static_cast<std::uint8_t>(byte | value << (index * kBits % 8));
 }
 
-// Calls visit(tile, element of the tile, n, k) for every element of the weight, a row by one thread.
+// Calls visit(tile, element of the tile, n, canonical k) for every element of the weight, a row by one thread.
 template <int kBits, class Visit>
-void for_each_element(const Shape& shape, Visit visit) {
+void for_each_element(const Shape& shape, const std::int32_t* permutation, Visit visit) {
   const std::int64_t tiles_k = shape.k_padded / tile_k(kBits);
 #pragma omp parallel for schedule(static)
   for (std::int64_t strip = 0; strip < shape.n_padded / kStripRows; ++strip) {
@@ -50,25 +50,28 @@ void for_each_element(const Shape& shape, Visit visit) {
       for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
         const std::int64_t n = shape.source_row(strip * kStripRows + kPlaces<kBits>[e].row);
         const std::int64_t k = tile * tile_k(kBits) + kPlaces<kBits>[e].k;
-        if (n < shape.n && k < shape.k) visit(strip * tiles_k + tile, static_cast<std::int64_t>(e), n, k);
+        if (n >= shape.n || k >= shape.k) continue;
+        visit(strip * tiles_k + tile, static_cast<std::int64_t>(e), n, permutation == nullptr ? k : permutation[k]);
       }
     }
   }
 }
 
 template <int kBits>
-void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, std::uint8_t* packed) {
+void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
+          std::uint8_t* packed) {
   std::memset(packed, 0, static_cast<std::size_t>(shape.weight_bytes()));
-  for_each_element<kBits>(shape, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
+  for_each_element<kBits>(shape, permutation, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
     const std::uint8_t u = coding.counted(element<kBits>(q + n * shape.row_bytes(), k));
     set_element<kBits>(packed + tile * kTileBytes, e, coding.stored(u));
   });
 }
 
 template <int kBits>
-void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape, std::uint8_t* q) {
+void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
+            std::uint8_t* q) {
   std::memset(q, 0, static_cast<std::size_t>(shape.n * shape.row_bytes()));
-  for_each_element<kBits>(shape, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
+  for_each_element<kBits>(shape, permutation, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
     const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, e));
     set_element<kBits>(q + n * shape.row_bytes(), k, coding.canonical(u));
   });
@@ -76,12 +79,14 @@ void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape
 
 }  // namespace
 
-void pack_weights(const std::uint8_t* q, const Coding& coding, const Shape& shape, std::uint8_t* packed) {
-  coding.bits == 8 ? pack<8>(q, coding, shape, packed) : pack<4>(q, coding, shape, packed);
+void pack_weights(const std::uint8_t* q, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
+                  std::uint8_t* packed) {
+  (coding.bits == 8 ? pack<8> : pack<4>)(q, coding, shape, permutation, packed);
 }
 
-void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shape& shape, std::uint8_t* q) {
-  coding.bits == 8 ? unpack<8>(packed, coding, shape, q) : unpack<4>(packed, coding, shape, q);
+void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shape& shape,
+                    const std::int32_t* permutation, std::uint8_t* q) {
+  (coding.bits == 8 ? unpack<8> : unpack<4>)(packed, coding, shape, permutation, q);
 }
 
 std::int64_t scale_index(const Shape& shape, std::int64_t n, std::int64_t k) {

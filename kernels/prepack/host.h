@@ -7,11 +7,12 @@
 
 namespace machete::packing {
 
-/// Prepacking on the CPU; no CUDA is needed. Buffers are sized by Shape. The order is that of kernels/layout.
+/// Prepacking on the CPU; no CUDA is needed. Buffers are sized by Shape. The order is that of kernels/layout; before
+/// it, packed k's are the `permutation` of the canonical ones, or the same where that is null.
 void pack_weights(const std::uint8_t* q /* [N, row_bytes] */, const convert::Coding& coding, const Shape& shape,
-                  std::uint8_t* packed);
+                  const std::int32_t* permutation /* [K] */, std::uint8_t* packed);
 void unpack_weights(const std::uint8_t* packed, const convert::Coding& coding, const Shape& shape,
-                    std::uint8_t* q /* [N, row_bytes] */);
+                    const std::int32_t* permutation /* [K] */, std::uint8_t* q /* [N, row_bytes] */);
 
 /// 16-bit scales of any type, or zero points, moved as bits.
 void pack_scales(const std::uint16_t* scales /* [groups, N] */, const Shape& shape, std::uint16_t* packed);

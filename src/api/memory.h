@@ -12,6 +12,7 @@
 namespace machete::memory {
 
 inline constexpr std::size_t kAlignment = 128;
+constexpr std::size_t padded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 /// The first device of compute capability 9.0 that kernels are compiled for; else the CPU.
 Device first_hopper();

@@ -60,7 +60,7 @@ Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule
   if (schedule.kernel->workspace != nullptr) {
     const auto shape = packing::shape_of(problem.n, problem.k, problem.group_size);
     workspace.kernel = schedule.kernel->workspace(shape, std::max<std::int64_t>(problem.m, 1), sms, schedule.stream_k);
-    workspace.kernel = (workspace.kernel + memory::kAlignment - 1) / memory::kAlignment * memory::kAlignment;
+    workspace.kernel = memory::padded(workspace.kernel);
   }
   if (needs_realignment(problem, schedule)) {
     workspace.realigned = static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k)) * 2;

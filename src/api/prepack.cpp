@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "api/memory.h"
@@ -33,6 +35,10 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swi
   if (has_zero_points(weight.type)) {
     if (Status status = validate::zero_point_type(weight.zero_point_type); !status.ok()) return status;
   }
+  if (!std::isfinite(weight.tensor_scale) || weight.tensor_scale == 0) {
+    return {StatusCode::kInvalidArgument,
+            fmt::format("tensor_scale={} must be finite and not 0; 1 where there is none", weight.tensor_scale)};
+  }
   if (swiglu && weight.n % 2 != 0) {
     return {StatusCode::kInvalidArgument,
             fmt::format("N={} must be even for swiglu: as many rows of gate as of up", weight.n)};
@@ -45,17 +51,23 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swi
 }
 
 // The CPU backend serves every type.
-Status check_served(WeightType type, const PrepackOptions& options) {
+Status check_served(const QuantizedWeight& weight, const PrepackOptions& options) {
   if (options.device.backend == Backend::kCpu) return {};
   if (options.swiglu) {
     return {StatusCode::kUnsupported, "no CUDA kernel serves the epilogue swiglu yet; Device::cpu() does"};
   }
-  if (!registry::matching(type, options.scale_type).empty()) return {};
+  if (weight.g_idx != nullptr) {
+    return {StatusCode::kUnsupported, "no CUDA kernel serves g_idx yet; Device::cpu() does"};
+  }
+  if (weight.tensor_scale != 1) {
+    return {StatusCode::kUnsupported, "no CUDA kernel serves a tensor_scale yet; Device::cpu() does"};
+  }
+  if (!registry::matching(weight.type, options.scale_type).empty()) return {};
   return {
       StatusCode::kUnsupported,
       fmt::format("no CUDA kernel of this build serves {} weights with {} activations; `machete list` shows what it "
                   "has, Device::cpu() serves every type",
-                  name_of(type), name_of(options.scale_type))};
+                  name_of(weight.type), name_of(options.scale_type))};
 }
 
 Status check_zero_points(const QuantizedWeight& weight) {
@@ -123,15 +135,23 @@ Result<Numbers> convert_numbers(const char* name, const QuantizedWeight& weight,
 }
 
 Status pack_on_cpu(const QuantizedWeight& weight, const Numbers& scales, const Numbers& zero_points,
-                   const PackedHeader& header, void* storage, Stream stream) {
+                   const std::vector<std::int32_t>& order, const PackedHeader& header, void* storage, Stream stream) {
   const auto q = OnCpu::get(weight.qweight, static_cast<std::size_t>(weight.n * weight.row_bytes()), stream);
   if (!q.ok()) return q.status();
   const packing::Shape shape = shape_of(header);
   auto* const packed = static_cast<std::uint8_t*>(storage);
-  packing::pack_weights(static_cast<const std::uint8_t*>(q->data()), convert::coding_of(weight.type), shape, packed);
+  packing::pack_weights(static_cast<const std::uint8_t*>(q->data()), convert::coding_of(weight.type), shape,
+                        order.empty() ? nullptr : order.data(), packed);
   auto* const packed_scales = reinterpret_cast<std::uint16_t*>(packed + header.weight_bytes);
   packing::pack_scales(scales.data(), shape, packed_scales);
   if (!zero_points.empty()) packing::pack_scales(zero_points.data(), shape, packed_scales + shape.scale_count());
+  if (header.permutation_bytes > 0) {
+    auto* const permutation =
+        reinterpret_cast<std::int32_t*>(packed + header.payload_bytes() - header.permutation_bytes);
+    std::memset(permutation, 0, header.permutation_bytes);
+    std::copy(order.begin(), order.end(), permutation);
+    if (order.empty()) std::iota(permutation, permutation + weight.k, 0);  // g_idx said nothing new, after all
+  }
   return {};
 }
 
@@ -169,6 +189,36 @@ Status pack_on_cuda(const QuantizedWeight& weight, const Numbers& scales, const 
 }
 #endif
 
+// The order of K in which groups are together: [K], the k's of group 0, then those of group 1, ... Empty for the order
+// that they have anyway.
+Result<std::vector<std::int32_t>> find_order(const QuantizedWeight& weight, Stream stream) {
+  std::vector<std::int32_t> order;
+  if (weight.g_idx == nullptr) return order;
+  const auto size = static_cast<std::size_t>(weight.k);
+  const auto source = OnCpu::get(weight.g_idx, size * 4, stream);
+  if (!source.ok()) return source.status();
+  const auto* g_idx = static_cast<const std::int32_t*>(source->data());
+  for (std::int64_t k = 0; k < weight.k; ++k) {
+    if (g_idx[k] >= 0 && g_idx[k] < weight.groups()) continue;
+    return Status(
+        StatusCode::kInvalidArgument,
+        fmt::format("g_idx[{}]={} must be at least 0 and less than the {} groups", k, g_idx[k], weight.groups()));
+  }
+  order.resize(size);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return g_idx[a] < g_idx[b]; });
+  for (std::int64_t i = 0; i < weight.k; ++i) {
+    const std::int64_t expected = weight.group_size < 0 ? 0 : i / weight.group_size;
+    const std::int64_t found = g_idx[order[static_cast<std::size_t>(i)]];
+    if (found == expected) continue;
+    return Status(StatusCode::kInvalidArgument,
+                  fmt::format("g_idx has group {} {} often; each must have {} k's, the last the rest",
+                              std::min(found, expected), found < expected ? "too" : "not", weight.group_size));
+  }
+  if (std::is_sorted(order.begin(), order.end())) order.clear();
+  return order;
+}
+
 // Packed scales or zero points as [groups, N] again.
 std::vector<std::uint8_t> unpack_numbers(const void* packed, const packing::Shape& shape) {
   std::vector<std::uint8_t> result(static_cast<std::size_t>(shape.groups() * shape.n) * 2);
@@ -189,6 +239,7 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
   header.k = weight.k;
   header.group_size = weight.group_size;
   header.swiglu = swiglu ? 1 : 0;
+  header.tensor_scale = weight.tensor_scale;
   const packing::Shape shape = shape_of(header);
   header.weight_bytes = static_cast<std::uint64_t>(shape.weight_bytes());
   header.scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
@@ -196,6 +247,7 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
     header.zero_bytes = header.scale_bytes;
     header.zero_point_type = weight.zero_point_type == DataType::kU8 ? DataType::kU8 : scale_type;
   }
+  if (weight.g_idx != nullptr) header.permutation_bytes = memory::padded(static_cast<std::uint64_t>(weight.k) * 4);
   return header;
 }
 
@@ -203,7 +255,7 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
                                   std::size_t bytes) {
   const auto header = packed_header(weight, options.scale_type, options.swiglu);
   if (!header.ok()) return header.status();
-  for (const Status& status : {memory::check_device(options.device), check_served(weight.type, options),
+  for (const Status& status : {memory::check_device(options.device), check_served(weight, options),
                                validate::pointer("qweight", weight.qweight, 1),
                                validate::pointer("scales", weight.scales, bytes_of(weight.scale_type)),
                                check_zero_points(weight), validate::pointer("storage", storage, memory::kAlignment)}) {
@@ -230,23 +282,32 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
     if (!zero_points.ok()) return zero_points.status();
   }
 
+  const auto order = find_order(weight, options.stream);
+  if (!order.ok()) return order.status();
+
   Status status;
 #if MACHETE_HAS_CUDA
   if (options.device.backend == Backend::kCuda) {
     status = pack_on_cuda(weight, *scales, shape_of(*header), storage, options.device, options.stream);
   } else {
-    status = pack_on_cpu(weight, *scales, *zero_points, *header, storage, options.stream);
+    status = pack_on_cpu(weight, *scales, *zero_points, *order, *header, storage, options.stream);
   }
 #else
-  status = pack_on_cpu(weight, *scales, *zero_points, *header, storage, options.stream);
+  status = pack_on_cpu(weight, *scales, *zero_points, *order, *header, storage, options.stream);
 #endif
   if (!status.ok()) return status;
   return PackedWeight(*header, options.device, std::shared_ptr<const void>(storage, [](const void*) {}));
 }
 
-Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options) {
+Result<PackedWeight> prepack(const QuantizedWeight& given, const PrepackOptions& options) {
+  QuantizedWeight weight = given;
+  if (const auto header = packed_header(weight, options.scale_type, options.swiglu); !header.ok()) {
+    return header.status();
+  }
+  const auto order = find_order(weight, options.stream);
+  if (!order.ok()) return order.status();
+  if (order->empty()) weight.g_idx = nullptr;
   const auto header = packed_header(weight, options.scale_type, options.swiglu);
-  if (!header.ok()) return header.status();
   const Status status = memory::check_device(options.device);
   if (!status.ok()) return status;
   const auto storage = memory::allocate(options.device, header->payload_bytes());
@@ -277,8 +338,16 @@ Result<UnpackedWeight> unpack(const PackedWeight& weight) {
   UnpackedWeight result;
   const PackedHeader& header = weight.header();
   result.qweight.resize(static_cast<std::size_t>(shape.n * shape.row_bytes()));
+  const std::int32_t* permutation = on_cpu->permutation();
   packing::unpack_weights(static_cast<const std::uint8_t*>(on_cpu->weights()), convert::coding_of(header.type), shape,
-                          result.qweight.data());
+                          permutation, result.qweight.data());
+  if (permutation != nullptr) {
+    result.g_idx.resize(static_cast<std::size_t>(shape.k));
+    for (std::int64_t k = 0; k < shape.k; ++k) {
+      result.g_idx[static_cast<std::size_t>(permutation[k])] =
+          static_cast<std::int32_t>(shape.group_size < 0 ? 0 : k / shape.group_size);
+    }
+  }
   result.scales = unpack_numbers(on_cpu->scales(), shape);
   if (header.zero_bytes == 0) return result;
   result.zero_points = unpack_numbers(on_cpu->zero_points(), shape);

@@ -9,13 +9,27 @@
 
 namespace machete {
 
-std::size_t bytes_of(DataType type) { return type == DataType::kF32 ? 4 : type == DataType::kU8 ? 1 : 2; }
+std::size_t bytes_of(DataType type) {
+  switch (type) {
+    case DataType::kF32:
+      return 4;
+    case DataType::kU8:
+    case DataType::kE4m3:
+    case DataType::kE8m0:
+      return 1;
+    case DataType::kF16:
+    case DataType::kBf16:
+      break;
+  }
+  return 2;
+}
 
 int bits_of(WeightType type) { return convert::coding_of(type).bits; }
 bool has_zero_points(WeightType type) { return convert::coding_of(type).has_zero_points; }
 
 std::vector<WeightType> weight_types() {
-  return {WeightType::kU4b8, WeightType::kU4, WeightType::kU8b128, WeightType::kU8, WeightType::kS4, WeightType::kS8};
+  return {WeightType::kU4b8, WeightType::kU4, WeightType::kU8b128, WeightType::kU8,
+          WeightType::kS4,   WeightType::kS8, WeightType::kE4m3,   WeightType::kE2m1};
 }
 
 std::string_view name_of(DataType type) {
@@ -28,6 +42,10 @@ std::string_view name_of(DataType type) {
       return "f32";
     case DataType::kU8:
       return "u8";
+    case DataType::kE4m3:
+      return "e4m3";
+    case DataType::kE8m0:
+      return "e8m0";
   }
   return "unknown";
 }
@@ -46,6 +64,10 @@ std::string_view name_of(WeightType type) {
       return "s4";
     case WeightType::kS8:
       return "s8";
+    case WeightType::kE4m3:
+      return "e4m3";
+    case WeightType::kE2m1:
+      return "e2m1";
   }
   return "unknown";
 }
@@ -57,8 +79,11 @@ Result<DataType> parse_data_type(std::string_view name) {
   if (name == "bf16" || name == "bfloat16") return DataType::kBf16;
   if (name == "f32" || name == "fp32" || name == "float32") return DataType::kF32;
   if (name == "u8" || name == "uint8") return DataType::kU8;
-  return Status(StatusCode::kInvalidArgument,
-                fmt::format("type '{}' is not known; use f16, bf16 or f32, or u8 for zero points", name));
+  if (name == "e4m3" || name == "float8_e4m3fn") return DataType::kE4m3;
+  if (name == "e8m0" || name == "float8_e8m0fnu") return DataType::kE8m0;
+  return Status(
+      StatusCode::kInvalidArgument,
+      fmt::format("type '{}' is not known; use f16, bf16 or f32, u8 for zero points, e4m3 or e8m0 for scales", name));
 }
 
 Result<WeightType> parse_weight_type(std::string_view name) {

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstring>
 
+#include "api/memory.h"
 #include "kernels/convert/coding.h"
 #include "kernels/prepack/shape.h"
 
@@ -36,7 +38,7 @@ Status weight_type(WeightType type) {
 }
 
 Status scale_type(DataType type) {
-  if (is_floating(type)) return {};
+  if (is_floating(type) || type == DataType::kE4m3 || type == DataType::kE8m0) return {};
   return invalid(
       fmt::format("scales of type {} are not known; use DataType::kBf16, kF16 or kF32", static_cast<int>(type)));
 }
@@ -49,7 +51,7 @@ Status zero_point_type(DataType type) {
 
 Status compute_type(const char* name, DataType type) {
   if (type == DataType::kF16 || type == DataType::kBf16) return {};
-  if (type == DataType::kF32 || type == DataType::kU8)
+  if (type == DataType::kF32 || type == DataType::kU8 || type == DataType::kE4m3 || type == DataType::kE8m0)
     return {StatusCode::kUnsupported, fmt::format("{}={} is not served; use bf16 or f16", name, name_of(type))};
   return invalid(fmt::format("{} {} is not known; use DataType::kBf16 or kF16", name, static_cast<int>(type)));
 }
@@ -108,6 +110,9 @@ Status header(const PackedHeader& h) {
     return incompatible(fmt::format(
         "the weight is packed for {}-bit activations, this build serves 16; prepack it again", h.activation_bits));
   }
+  if (!std::isfinite(h.tensor_scale)) {
+    return incompatible(fmt::format("the weight's header is damaged: tensor_scale={}", h.tensor_scale));
+  }
   for (const Status& status : {size("N", h.n, 1), size("K", h.k, 1), group_size(h.group_size), weight_type(h.type),
                                compute_type("scale_type", h.scale_type)}) {
     if (!status.ok()) return incompatible("the weight's header is damaged: " + status.message());
@@ -118,6 +123,12 @@ Status header(const PackedHeader& h) {
   const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type), h.swiglu == 1);
   const std::uint64_t scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
   const bool zeros = has_zero_points(h.type);
+  if (h.permutation_bytes != 0 && h.permutation_bytes != memory::padded(static_cast<std::uint64_t>(h.k) * 4)) {
+    return incompatible(
+        fmt::format("the weight's header is damaged: {} bytes do not hold an order of K={}; prepack it "
+                    "again",
+                    h.permutation_bytes, h.k));
+  }
   if (h.weight_bytes != static_cast<std::uint64_t>(shape.weight_bytes()) || h.scale_bytes != scale_bytes ||
       h.zero_bytes != (zeros ? scale_bytes : 0)) {
     return incompatible(

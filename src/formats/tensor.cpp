@@ -41,7 +41,10 @@ std::string_view dtype_of(DataType type) {
     case DataType::kF32:
       return "F32";
     case DataType::kU8:
+    case DataType::kE8m0:
       return "U8";
+    case DataType::kE4m3:
+      return "F8_E4M3";
   }
   return "";
 }

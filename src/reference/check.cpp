@@ -68,7 +68,7 @@ Rows load_weights(const QuantizedWeight& weight, std::int64_t first, std::int64_
   const WeightReader reader(weight);
   for (std::int64_t n = 0; n < count; ++n) {
     reader.for_each_group(first + n, [&](std::int64_t k, std::int64_t end, double zero, double scale) {
-      for (; k < end; ++k) rows.values(n, k) = scale * (reader.code(first + n, k) - zero);
+      for (; k < end; ++k) rows.values(n, k) = scale * (static_cast<double>(reader.value(first + n, k)) - zero);
     });
   }
   rows.squares = rows.values.cwiseAbs2();

@@ -5,7 +5,7 @@ namespace machete::reference {
 void dequantize_row(const QuantizedWeight& weight, std::int64_t n, float* out) {
   const WeightReader reader(weight);
   reader.for_each_group(n, [&](std::int64_t k, std::int64_t end, float zero, float scale) {
-    for (; k < end; ++k) out[k] = scale * (static_cast<float>(reader.code(n, k)) - zero);
+    for (; k < end; ++k) out[k] = scale * (reader.value(n, k) - zero);
   });
 }
 

@@ -29,10 +29,13 @@ struct GemmArguments {
   std::int64_t m, rows, k, lda, ldd;  // rows as packed, a multiple of 64
   const void* a;                      // [M, K] of a_type
   DataType a_type;
-  int bits;                     // of a weight: 4 or 8
-  const std::uint8_t* weights;  // [strips][tiles][512]
-  const void* scales;           // [strips][groups][16] of scale_type
-  const void* zero_points;      // the same; null if they are all in the middle of the codes
+  const std::int32_t* permutation;  // [K]: which k of A meets each packed one; null: its own
+  int bits;                         // of a weight: 4 or 8
+  const float* values;              // [2^bits], of floating-point codes; null for integers
+  const std::uint8_t* weights;      // [strips][tiles][512]
+  const void* scales;               // [strips][groups][16] of scale_type
+  const void* zero_points;          // the same; null if they are all in the middle of the codes, or 0 with values
+  float tensor_scale;               // times the sums
   DataType scale_type;
   std::int64_t group_size, groups;  // as packed
   void* d;                          // [M, columns] of d_type

@@ -56,7 +56,9 @@ void load(DataType type, const void* base, std::int64_t first, std::int64_t coun
       result = Row<float>(static_cast<const float*>(base) + first, count);
       return;
     case DataType::kU8:
-      return;  // zero points alone, and never packed
+    case DataType::kE4m3:
+    case DataType::kE8m0:
+      return;  // never packed
   }
 }
 
@@ -73,6 +75,8 @@ void store(DataType type, const float* values, std::int64_t count, void* base, s
       MutableRow<float>(static_cast<float*>(base) + first, count) = source;
       return;
     case DataType::kU8:
+    case DataType::kE4m3:
+    case DataType::kE8m0:
       return;
   }
 }
@@ -85,7 +89,12 @@ void load_activations(const GemmArguments& x, std::int64_t m0, std::int64_t rows
   const std::int64_t count = smaller(depth, x.k - k0);
   for (std::int64_t k = count; k < depth; ++k) natural[k] = 0;
   for (std::int64_t m = 0; m < rows; ++m) {
-    load(x.a_type, x.a, (m0 + m) * x.lda + k0, count, natural);
+    const std::int64_t row = (m0 + m) * x.lda;
+    if (x.permutation == nullptr) {
+      load(x.a_type, x.a, row + k0, count, natural);
+    } else {
+      for (std::int64_t k = 0; k < count; ++k) load(x.a_type, x.a, row + x.permutation[k0 + k], 1, natural + k);
+    }
     for (std::int64_t k = 0; k < depth; k += tile_k) {
       float* tile = out + m * kBlockK + k;
 #pragma omp simd
@@ -106,24 +115,35 @@ struct SomeGroups {
   float operator()(int place, float u) const { return scale[place] * (u - zero[place]); }
 };
 
+// Stored codes to what scale and zero point apply to: integers are stored as differences from the middle ...
+template <int kBits>
+struct Integers {
+  float operator()(int code) const { return static_cast<float>(code ^ 1 << (kBits - 1)); }
+};
+// ... floating-point codes as they are.
+struct Table {
+  const float* values;
+  float operator()(int code) const { return values[code]; }
+};
+
 // A run of 64 bytes: rows r and r + 8 of a tile.
-template <int kBits, class Value>
-inline void decode_run(const std::uint8_t* bytes, const Value& low_value, const Value& high_value, float* low,
-                       float* high) {
+template <int kBits, class Code, class Value>
+inline void decode_run(const std::uint8_t* bytes, const Code& code, const Value& low_value, const Value& high_value,
+                       float* low, float* high) {
   if constexpr (kBits == 4) {
 #pragma omp simd
     for (int b = 0; b < 64; ++b) {
-      const std::int32_t both = bytes[b] ^ 0x88;  // stored are differences from the middle
-      low[b] = low_value(b, static_cast<float>(both & 15));
-      high[b] = high_value(b, static_cast<float>(both >> 4));
+      const std::int32_t both = bytes[b];
+      low[b] = low_value(b, code(both & 15));
+      high[b] = high_value(b, code(both >> 4));
     }
   } else {
     for (int lane = 0; lane < 4; ++lane) {
 #pragma omp simd
       for (int b = 0; b < 8; ++b) {
         const int place = lane * 8 + b;
-        low[place] = low_value(place, static_cast<float>(bytes[lane * 16 + b] ^ 0x80));
-        high[place] = high_value(place, static_cast<float>(bytes[lane * 16 + 8 + b] ^ 0x80));
+        low[place] = low_value(place, code(bytes[lane * 16 + b]));
+        high[place] = high_value(place, code(bytes[lane * 16 + 8 + b]));
       }
     }
   }
@@ -140,8 +160,8 @@ void spread(const Numbers& groups, int place_of_row, const std::int32_t* group_o
 }
 
 // One strip of 16 rows, from k0 on: scale * (u - zero), exactly for integer zero points.
-template <int kBits>
-void decode_strip(const GemmArguments& x, std::int64_t strip, std::int64_t k0, std::int64_t depth,
+template <int kBits, class Code>
+void decode_strip(const GemmArguments& x, const Code& code, std::int64_t strip, std::int64_t k0, std::int64_t depth,
                   const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
   constexpr int kTileK = kTileBytes * 8 / kBits / kStripRows;
   const std::int64_t k_padded = (x.k + kUnitK - 1) / kUnitK * kUnitK;
@@ -151,7 +171,7 @@ void decode_strip(const GemmArguments& x, std::int64_t strip, std::int64_t k0, s
   Numbers scales = {};
   Numbers zeros = {};
   for (auto& group : zeros) {
-    for (float& zero : group) zero = 1 << (kBits - 1);
+    for (float& zero : group) zero = x.values == nullptr ? 1 << (kBits - 1) : 0;
   }
   std::int64_t loaded = -1;
   for (std::int64_t k = k0; k < k0 + depth; k += kTileK, out += kTileK) {
@@ -173,12 +193,24 @@ void decode_strip(const GemmArguments& x, std::int64_t strip, std::int64_t k0, s
         spread(zeros, low_at, group_of_place, kTileK, spreads[1]);
         spread(scales, high_at, group_of_place, kTileK, spreads[2]);
         spread(zeros, high_at, group_of_place, kTileK, spreads[3]);
-        decode_run<kBits>(bytes, SomeGroups{spreads[0], spreads[1]}, SomeGroups{spreads[2], spreads[3]}, low, high);
+        decode_run<kBits>(bytes, code, SomeGroups{spreads[0], spreads[1]}, SomeGroups{spreads[2], spreads[3]}, low,
+                          high);
       } else {
-        decode_run<kBits>(bytes, OneGroup{scales[0][low_at], zeros[0][low_at]},
+        decode_run<kBits>(bytes, code, OneGroup{scales[0][low_at], zeros[0][low_at]},
                           OneGroup{scales[0][high_at], zeros[0][high_at]}, low, high);
       }
     }
+  }
+}
+
+void decode(const GemmArguments& x, std::int64_t strip, std::int64_t k0, std::int64_t depth,
+            const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
+  if (x.values != nullptr) {
+    x.bits == 8 ? decode_strip<8>(x, Table{x.values}, strip, k0, depth, group_of_place, out)
+                : decode_strip<4>(x, Table{x.values}, strip, k0, depth, group_of_place, out);
+  } else {
+    x.bits == 8 ? decode_strip<8>(x, Integers<8>{}, strip, k0, depth, group_of_place, out)
+                : decode_strip<4>(x, Integers<4>{}, strip, k0, depth, group_of_place, out);
   }
 }
 
@@ -200,7 +232,6 @@ void multiply(float* a, float* w, std::int64_t rows, std::int64_t depth, float* 
 void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std::int64_t panels) {
   Scratch scratch;
   const std::int64_t rows = smaller(kBlockM, x.m - m0);
-  const auto decode = x.bits == 8 ? decode_strip<8> : decode_strip<4>;
   std::int32_t group_of_place[PackedOrder::kMaxTileK];
   for (int place = 0; place < x.order->tile_k; ++place) {
     group_of_place[place] = static_cast<std::int32_t>(x.order->k_of_place[place] / x.group_size);
@@ -223,6 +254,7 @@ void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std:
     const std::int64_t n0 = (panel0 + p) * kPanelN;
     for (std::int64_t m = 0; m < rows; ++m) {
       float* const values = scratch.d + (p * kBlockM + m) * kPanelN;
+      if (x.tensor_scale != 1) MutableRow<float>(values, kPanelN) *= x.tensor_scale;
       const std::int64_t columns = (*x.epilogue)(m0 + m, n0, kPanelN, values);
       store(x.d_type, values, columns, x.d, (m0 + m) * x.ldd + x.epilogue->first_column(n0));
     }

@@ -63,8 +63,11 @@ Status linear(const Problem& problem, const Arguments& given, InstructionSet set
   arguments.a = given.a;
   arguments.a_type = problem.a_type;
   arguments.weights = static_cast<const std::uint8_t*>(weight.weights());
+  arguments.permutation = weight.permutation();
   arguments.bits = bits;
+  arguments.values = convert::coding_of(weight.header().type).values;
   arguments.scales = weight.scales();
+  arguments.tensor_scale = weight.header().tensor_scale == 0 ? 1 : weight.header().tensor_scale;
   arguments.zero_points = weight.zero_points();
   arguments.scale_type = weight.header().scale_type;
   arguments.group_size = shape.packed_group_size;

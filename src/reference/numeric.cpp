@@ -1,6 +1,10 @@
 #include "reference/numeric.h"
 
 #include <Eigen/Core>
+#include <cmath>
+#include <limits>
+
+#include "kernels/convert/coding.h"
 
 namespace machete::reference {
 
@@ -12,6 +16,12 @@ float to_float(DataType type, const void* base, std::int64_t index) {
       return static_cast<float>(static_cast<const Eigen::bfloat16*>(base)[index]);
     case DataType::kU8:
       return static_cast<float>(static_cast<const std::uint8_t*>(base)[index]);
+    case DataType::kE4m3:
+      return convert::kE4m3Values[static_cast<const std::uint8_t*>(base)[index]];
+    case DataType::kE8m0: {
+      const std::uint8_t exponent = static_cast<const std::uint8_t*>(base)[index];
+      return exponent == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, exponent - 127);
+    }
     case DataType::kF32:
       break;
   }
@@ -32,6 +42,9 @@ void from_float(DataType type, void* base, std::int64_t index, float value) {
     case DataType::kU8:
       static_cast<std::uint8_t*>(base)[index] = static_cast<std::uint8_t>(value);
       return;
+    case DataType::kE4m3:
+    case DataType::kE8m0:
+      return;  // read only
   }
 }
 
@@ -52,9 +65,9 @@ void to_floats(DataType type, const void* base, std::int64_t first, std::int64_t
       result = Eigen::Map<const Eigen::ArrayXf>(static_cast<const float*>(base) + first, count);
       return;
     case DataType::kU8:
-      result = Eigen::Map<const Eigen::Array<std::uint8_t, Eigen::Dynamic, 1>>(
-                   static_cast<const std::uint8_t*>(base) + first, count)
-                   .cast<float>();
+    case DataType::kE4m3:
+    case DataType::kE8m0:
+      for (std::int64_t i = 0; i < count; ++i) out[i] = to_float(type, base, first + i);
       return;
   }
 }

@@ -4,13 +4,13 @@
 
 #include "machete/types.h"
 
-/// Conversions between fp32 and the 16-bit types on the host, rounding to nearest even.
+/// Conversions between fp32 and the other types on the host, rounding to nearest even.
 namespace machete::reference {
 
 /// Element `index` of an array of `type`. Every value of every type is exact in fp32.
 float to_float(DataType type, const void* base, std::int64_t index);
 
-/// Writes element `index`; what lies beyond the largest finite value becomes infinite.
+/// Writes element `index` of f16, bf16, f32 or u8; what lies beyond the largest finite value becomes infinite.
 void from_float(DataType type, void* base, std::int64_t index, float value);
 
 /// `count` elements from `first` on.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
@@ -20,15 +21,12 @@ using convert::Coding;
 
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 30;
 
-// How a group is represented: value = scale * (u - zero), scale > 0, u from 0 to max_code. Types without zero points
-// know the middle, 8 or 128, and the code below as its mirror image under a negative scale.
+// How a group is represented: value = scale * (v - zero), scale > 0, v what a code stands for. Integer types without
+// zero points know the middle, 8 or 128, and the code below as its mirror image under a negative scale; floating-point
+// types know 0.
 struct Grid {
   float scale = 1;
-  int zero = 8;
-  int max_code = 15;
-
-  float low() const { return static_cast<float>(-zero); }
-  float high() const { return static_cast<float>(max_code - zero); }
+  int zero = 0;
 };
 
 // The elements of a group divided by its largest magnitude, so that nothing below overflows or underflows.
@@ -46,11 +44,45 @@ inline float round_to_integer(float x) {
   return (x + kShift) - kShift;
 }
 
-inline float code_of(float value, float inverse_scale, float low, float high) {
-  const float x = value * inverse_scale;
-  const float above = x < low ? low : x;
-  return round_to_integer(above > high ? high : above);
-}
+// To what a code stands for, less the zero: x is a value divided by the scale.
+struct ToInteger {
+  float low, high;
+
+  ToInteger(const Coding& coding, int zero)
+      : low(static_cast<float>(-zero)), high(static_cast<float>(coding.codes() - 1 - zero)) {}
+  float operator()(float x) const {
+    const float above = x < low ? low : x;
+    return round_to_integer(above > high ? high : above);
+  }
+};
+
+// To a floating-point code: a multiple of the last place at x, or of the smallest normal number's.
+template <int kMantissaBits, int kSmallestExponent>
+struct ToFloating {
+  float largest;
+
+  ToFloating(const Coding& coding, int /*zero*/) : largest(largest_value(coding)) {}
+  float operator()(float x) const {
+    const float above = x < -largest ? -largest : x;
+    const float within = above > largest ? largest : above;
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &within, 4);
+    const int exponent = static_cast<int>(bits >> 23 & 255u) - 127;
+    const int last_place = (exponent < kSmallestExponent ? kSmallestExponent : exponent) - kMantissaBits;
+    const std::uint32_t shift_bits = static_cast<std::uint32_t>(last_place + 127 + 23) << 23 | 1u << 22;
+    float shift = 0;  // 1.5 * 2^23 last places: adding it leaves no room for a fraction of one
+    std::memcpy(&shift, &shift_bits, 4);
+    return (within + shift) - shift;
+  }
+
+  static float largest_value(const Coding& coding) {
+    float largest = 0;
+    for (int u = 0; u < coding.codes(); ++u) largest = std::max(largest, coding.value(u));  // NaN never is
+    return largest;
+  }
+};
+using ToE2m1 = ToFloating<1, 0>;
+using ToE4m3 = ToFloating<3, -6>;
 
 // With c the codes that `grid` gives: the least squares scale is xc / cc, and the squared error falls by xc^2 / cc.
 struct Fit {
@@ -59,29 +91,27 @@ struct Fit {
   float scale() const { return cc > 0 ? xc / cc : 0; }
 };
 
-Fit fit(const Group& group, const Grid& grid) {
-  const float inverse = 1 / grid.scale;
-  const float low = grid.low();
-  const float high = grid.high();
+template <class Round>
+Fit fit(const Group& group, float scale, const Round& round) {
+  const float inverse = 1 / scale;
   float xc = 0;
   float cc = 0;
 #pragma omp simd reduction(+ : xc, cc)
   for (std::int64_t i = 0; i < group.count; ++i) {
-    const float code = code_of(group.values[i], inverse, low, high);
+    const float code = round(group.values[i] * inverse);
     xc += group.values[i] * code;
     cc += code * code;
   }
   return {xc, cc};
 }
 
-double squared_error(const Group& group, const Grid& grid) {
-  const float inverse = 1 / grid.scale;
-  const float low = grid.low();
-  const float high = grid.high();
+template <class Round>
+double squared_error(const Group& group, float scale, const Round& round) {
+  const float inverse = 1 / scale;
   double sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t i = 0; i < group.count; ++i) {
-    const float error = group.values[i] - grid.scale * code_of(group.values[i], inverse, low, high);
+    const float error = group.values[i] - scale * round(group.values[i] * inverse);
     sum += static_cast<double>(error) * static_cast<double>(error);
   }
   return sum;
@@ -98,28 +128,26 @@ double stored_scale(double scale, DataType type) {
 }
 
 // Looks for the best grid of one group.
+template <class Round>
 class Search {
  public:
   Search(const Group& group, const Coding& coding, DataType scale_type)
-      : group_(group), max_code_(coding.codes() - 1), scale_type_(scale_type) {}
+      : group_(group), coding_(coding), scale_type_(scale_type) {}
 
   /// Rounds the scale as it will be stored, and keeps the grid if it is the best yet: the errors compared are those the
   /// user will see.
   void consider(float scale, int zero) {
-    Grid grid = grid_of(scale, zero);
-    grid.scale =
-        static_cast<float>(stored_scale(static_cast<double>(grid.scale) * group_.unit, scale_type_) / group_.unit);
-    const double error = squared_error(group_, grid);
+    const Grid grid = {
+        static_cast<float>(stored_scale(static_cast<double>(scale) * group_.unit, scale_type_) / group_.unit), zero};
+    const double error = squared_error(group_, grid.scale, Round(coding_, zero));
     if (error < error_) {
       error_ = error;
       best_ = grid;
     }
   }
 
-  /// Of the scales around the one that just holds every value, the one with the largest gain.
-  void shrink(int zero) {
-    const float span = std::max(zero < max_code_ ? group_.highest / static_cast<float>(max_code_ - zero) : 0.0f,
-                                zero > 0 ? -group_.lowest / static_cast<float>(zero) : 0.0f);
+  /// Of the scales around `span`, which just holds every value, the one with the largest gain.
+  void shrink(float span, int zero) {
     if (!(span > 0)) return;
     constexpr int kFirst = 17;  // times 1/16: a little room above ...
     constexpr int kLast = 6;    // ... and far below, for groups with outliers
@@ -127,7 +155,7 @@ class Search {
     float gain = -1;
     for (int step = kFirst; step >= kLast; --step) {
       const float scale = span * static_cast<float>(step) / 16;
-      const Fit candidate = fit(group_, grid_of(scale, zero));
+      const Fit candidate = fit(group_, scale, Round(coding_, zero));
       if (candidate.gain() > gain) {
         gain = candidate.gain();
         best = scale;
@@ -141,13 +169,11 @@ class Search {
   const Grid& best() const { return best_; }
 
  private:
-  Grid grid_of(float scale, int zero) const { return {scale, zero, max_code_}; }
-
   /// Refits the scale to the codes and the codes to the scale.
   void refine(float scale, int zero) {
     constexpr int kRounds = 3;
     for (int round = 0; round < kRounds; ++round) {
-      const float fitted = fit(group_, grid_of(scale, zero)).scale();
+      const float fitted = fit(group_, scale, Round(coding_, zero)).scale();
       if (!(fitted > 0)) return;
       scale = fitted;
       consider(scale, zero);
@@ -158,15 +184,15 @@ class Search {
   }
 
   const Group& group_;
-  int max_code_;
+  const Coding& coding_;
   DataType scale_type_;
   Grid best_;
   double error_ = std::numeric_limits<double>::infinity();
 };
 
 // One group, all of whose numbers are finite.
-Grid choose_grid(const Group& group, const Coding& coding, const QuantizeOptions& options) {
-  Search search(group, coding, options.scale_type);
+Grid choose_integers(const Group& group, const Coding& coding, const QuantizeOptions& options) {
+  Search<ToInteger> search(group, coding, options.scale_type);
   const int middle = coding.middle();
   const int max_code = coding.codes() - 1;
   const auto largest = static_cast<float>(middle - 1);
@@ -176,18 +202,63 @@ Grid choose_grid(const Group& group, const Coding& coding, const QuantizeOptions
   coding.has_zero_points ? search.consider(range, zero) : search.consider(1 / largest, middle);
   if (!options.search) return search.best();
 
+  const auto shrink = [&](int at) {
+    search.shrink(std::max(at < max_code ? group.highest / static_cast<float>(max_code - at) : 0.0f,
+                           at > 0 ? -group.lowest / static_cast<float>(at) : 0.0f),
+                  at);
+  };
   // The other common choices, so that the result is never worse than theirs; powers of two make constant groups exact.
   for (const int symmetric : {middle, middle - 1}) {
     for (const float half : {0.0f, 0.5f, 1.0f}) search.consider(1 / (largest + half), symmetric);
-    search.shrink(symmetric);
+    shrink(symmetric);
   }
   if (coding.has_zero_points) {
     search.consider(1 / static_cast<float>(middle), group.lowest < 0 ? (group.highest > 0 ? middle : max_code) : 0);
     for (int near = std::max(0, zero - 2); near <= std::min(max_code, zero + 2); ++near) {
-      if (near != middle - 1 && near != middle) search.shrink(near);
+      if (near != middle - 1 && near != middle) shrink(near);
     }
   }
   return search.best();
+}
+
+template <class Round>
+Grid choose_floating(const Group& group, const Coding& coding, const QuantizeOptions& options) {
+  Search<Round> search(group, coding, options.scale_type);
+  const float largest = Round::largest_value(coding);
+  search.consider(1 / largest, 0);
+  if (!options.search) return search.best();
+  search.consider(std::ldexp(1.0f, -std::ilogb(largest)), 0);  // constant groups
+  search.shrink(1 / largest, 0);
+  return search.best();
+}
+
+Grid choose_grid(const Group& group, const Coding& coding, const QuantizeOptions& options) {
+  if (coding.is_integer()) return choose_integers(group, coding, options);
+  return coding.bits == 4 ? choose_floating<ToE2m1>(group, coding, options)
+                          : choose_floating<ToE4m3>(group, coding, options);
+}
+
+// What the codes of a group stand for, less the zero, in place of its values.
+void round_group(const Coding& coding, const Grid& grid, std::int64_t count, float* values) {
+  const auto round_all = [&](const auto& round) {
+    const float inverse = 1 / grid.scale;
+    for (std::int64_t i = 0; i < count; ++i) values[i] = round(values[i] * inverse);
+  };
+  if (coding.is_integer()) {
+    round_all(ToInteger(coding, grid.zero));
+  } else if (coding.bits == 4) {
+    round_all(ToE2m1(coding, 0));
+  } else {
+    round_all(ToE4m3(coding, 0));
+  }
+}
+
+// The code of exactly this value.
+int floating_code(const Coding& coding, float value) {
+  for (int u = 0; u < coding.codes() / 2; ++u) {
+    if (coding.value(u) == std::abs(value)) return value < 0 ? u + coding.codes() / 2 : u;
+  }
+  return 0;
 }
 
 Status invalid(std::string message) { return {StatusCode::kInvalidArgument, std::move(message)}; }
@@ -233,8 +304,9 @@ class RowQuantizer {
         coding_(convert::coding_of(options.type)),
         row_bytes_(tensor.view().row_bytes()),
         group_size_(options.group_size < 0 ? tensor.k : std::min(options.group_size, tensor.k)),
-        limit_(options.scale_type == DataType::kF16 ? 65280.0f * static_cast<float>(coding_.middle() - 1)
-                                                    : std::numeric_limits<float>::max()) {}
+        limit_(options.scale_type == DataType::kF16
+                   ? 65280.0f * (coding_.is_integer() ? static_cast<float>(coding_.middle() - 1) : 6)
+                   : std::numeric_limits<float>::max()) {}
 
   std::int64_t group_size() const { return group_size_; }
 
@@ -257,7 +329,8 @@ class RowQuantizer {
     float largest = 0;
     for (std::int64_t i = 0; i < count; ++i) largest = std::max(largest, std::abs(values[i]));
 
-    Grid grid{1, coding_.middle(), coding_.codes() - 1};  // of a group of zeros: every code the zero point
+    // Of a group of zeros: every code the zero point.
+    Grid grid{1, coding_.is_integer() ? coding_.middle() : 0};
     double scale = 1;
     std::fill(scratch, scratch + count, 0.0f);
     if (largest > 0) {
@@ -271,17 +344,19 @@ class RowQuantizer {
       scale = stored_scale(static_cast<double>(grid.scale) * group.unit, options_.scale_type);
     }
 
-    const bool mirrored = !coding_.has_zero_points && grid.zero != coding_.middle();
+    const bool mirrored = coding_.is_integer() && !coding_.has_zero_points && grid.zero != coding_.middle();
     const std::int64_t at = group_index * tensor_.n + n;
     from_float(options_.scale_type, tensor_.scales.data(), at, static_cast<float>(mirrored ? -scale : scale));
     if (coding_.has_zero_points) {
       tensor_.zero_points[static_cast<std::size_t>(at)] = static_cast<std::uint8_t>(grid.zero);
     }
     std::uint8_t* bytes = tensor_.qweight.data() + n * row_bytes_;
-    const float inverse = 1 / grid.scale;
+    round_group(coding_, grid, count, scratch);
     for (std::int64_t i = 0; i < count; ++i) {
-      const int code = static_cast<int>(code_of(scratch[i], inverse, grid.low(), grid.high()));
-      const int u = mirrored ? coding_.middle() - code : code + grid.zero;
+      const int code = static_cast<int>(scratch[i]);
+      const int u = !coding_.is_integer() ? floating_code(coding_, scratch[i])
+                    : mirrored            ? coding_.middle() - code
+                                          : code + grid.zero;
       const unsigned q = coding_.canonical(static_cast<std::uint8_t>(u));
       std::uint8_t& byte = bytes[(first + i) * coding_.bits / 8];
       byte = static_cast<std::uint8_t>(byte | q << ((first + i) * coding_.bits % 8));

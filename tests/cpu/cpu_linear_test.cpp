@@ -234,6 +234,65 @@ INSTANTIATE_TEST_SUITE_P(All, CpuLinear,
                                   name_of(std::get<1>(test.param));
                          });
 
+// Scales as MXFP4 (powers of two for 32) and NVFP4 (e4m3 for 16 and one for the tensor) have them.
+TEST(CpuLinearMicroscaling, ScalesOfEightBitsStayWithinTheBound) {
+  std::mt19937 random(3);
+  for (const bool nvidia : {false, true}) {
+    OwnedWeight weight = random_weight(67, 300, nvidia ? 16 : 32, 5, {WeightType::kE2m1});
+    weight.view.scale_type = nvidia ? DataType::kE4m3 : DataType::kE8m0;
+    weight.view.tensor_scale = nvidia ? 0.0123f : 1;
+    weight.scales.resize(static_cast<std::size_t>(weight.view.groups() * 67));
+    for (std::uint8_t& scale : weight.scales) {
+      scale = static_cast<std::uint8_t>(nvidia ? random() % 127 : 120 + random() % 14);
+    }
+    weight.view.scales = weight.scales.data();
+    for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+      const PackedWeight packed = pack(weight, type);
+      const Problem problem = problem_of(5, weight.view, type, type);
+      const std::vector<std::uint8_t> a = rounded_to(type, normal_values(5 * 300, 8));
+      std::vector<std::uint8_t> d(5 * 67 * 2, 0xff);
+      ASSERT_TRUE(linear(problem, {a.data(), &packed, d.data()}).ok());
+      EXPECT_TRUE(check_linear(problem, a.data(), weight.view, d.data()).passed) << nvidia;
+      QuantizedWeight other = weight.view;
+      other.tensor_scale *= 1.05f;
+      EXPECT_FALSE(check_linear(problem, a.data(), other, d.data()).passed);
+    }
+  }
+}
+
+// Groups in an order of their own: the same numbers as with K sorted by hand.
+TEST(CpuLinearActOrder, GathersTheActivations) {
+  for (const Kind& kind : all_kinds()) {
+    for (const std::int64_t group_size : {-1, 16, 48, 64}) {
+      const std::int64_t n = 35;
+      const std::int64_t k = 200;
+      OwnedWeight weight = random_weight(n, k, group_size, 3, kind);
+      std::vector<std::int32_t> g_idx(static_cast<std::size_t>(k));
+      for (std::int64_t i = 0; i < k; ++i) {
+        g_idx[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(group_size < 0 ? 0 : i / group_size);
+      }
+      std::shuffle(g_idx.begin(), g_idx.end(), std::mt19937(9));
+      weight.view.g_idx = g_idx.data();
+      const PackedWeight packed = pack(weight, DataType::kBf16);
+      EXPECT_EQ(packed.permutation() == nullptr, group_size < 0);
+      const Problem problem = problem_of(6, weight.view, DataType::kBf16, DataType::kBf16);
+      const std::vector<std::uint8_t> a = rounded_to(DataType::kBf16, normal_values(6 * k, 8));
+      std::vector<std::uint8_t> d(6 * static_cast<std::size_t>(n) * 2, 0xff);
+      ASSERT_TRUE(linear(problem, {a.data(), &packed, d.data()}).ok());
+      EXPECT_TRUE(check_linear(problem, a.data(), weight.view, d.data()).passed) << name_of(kind) << ", " << group_size;
+      QuantizedWeight in_order = weight.view;
+      in_order.g_idx = nullptr;
+      EXPECT_EQ(check_linear(problem, a.data(), in_order, d.data()).passed, group_size < 0);
+
+      const auto unpacked = unpack(packed);
+      ASSERT_TRUE(unpacked.ok());
+      EXPECT_EQ(unpacked->qweight, weight.qweight);
+      EXPECT_EQ(unpacked->scales, weight.scales);
+      EXPECT_EQ(unpacked->g_idx, group_size < 0 ? std::vector<std::int32_t>() : g_idx);
+    }
+  }
+}
+
 TEST(CpuLinearArguments, OtherWeightsAreRefused) {
   const OwnedWeight weight = random_weight(16, 64, 64, 1);
   const PackedWeight packed = pack(weight, DataType::kBf16);

@@ -57,6 +57,11 @@ TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
               if (is_signed && q >= 1 << (bits - 1)) q -= 1 << bits;
               const std::int64_t at = (group_size < 0 ? 0 : column / group_size) * n + row;
               float zero = is_signed ? 0 : bits == 4 ? 8 : 128;
+              if (kind.type == WeightType::kE4m3 || kind.type == WeightType::kE2m1) {
+                ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
+                          to_float(scale_type, weight.scales.data(), at) * convert::coding_of(kind.type).value(q));
+                continue;
+              }
               if (has_zero_points(kind.type)) zero = to_float(kind.zero_point_type, weight.zero_points.data(), at);
               ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
                         to_float(scale_type, weight.scales.data(), at) * (static_cast<float>(q) - zero))
@@ -67,6 +72,37 @@ TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
       }
     }
   }
+}
+
+// OCP 8-bit floating point and microscaling specifications, 1.0.
+TEST(Dequantize, FloatingPointCodesHaveTheirValues) {
+  const convert::Coding e2m1 = convert::coding_of(WeightType::kE2m1);
+  const float magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (int u = 0; u < 16; ++u) EXPECT_EQ(e2m1.value(u), u < 8 ? magnitudes[u] : -magnitudes[u - 8]);
+
+  const convert::Coding e4m3 = convert::coding_of(WeightType::kE4m3);
+  for (int u = 0; u < 256; ++u) {
+    const int exponent = u >> 3 & 15;
+    const int mantissa = u & 7;
+    const float sign = u < 128 ? 1.0f : -1.0f;
+    if (exponent == 15 && mantissa == 7) {
+      EXPECT_TRUE(std::isnan(e4m3.value(u)));
+    } else if (exponent == 0) {
+      EXPECT_EQ(e4m3.value(u), sign * std::ldexp(static_cast<float>(mantissa), -9));
+    } else {
+      EXPECT_EQ(e4m3.value(u), sign * std::ldexp(1 + static_cast<float>(mantissa) / 8, exponent - 7));
+    }
+  }
+  EXPECT_EQ(e4m3.value(0x7e), 448);
+  EXPECT_TRUE(std::signbit(e4m3.value(0x80)));
+
+  std::uint8_t exponents[] = {0, 126, 127, 130, 254, 255};
+  EXPECT_EQ(to_float(DataType::kE8m0, exponents, 0), 0x1p-127f);
+  EXPECT_EQ(to_float(DataType::kE8m0, exponents, 1), 0.5f);
+  EXPECT_EQ(to_float(DataType::kE8m0, exponents, 2), 1);
+  EXPECT_EQ(to_float(DataType::kE8m0, exponents, 3), 8);
+  EXPECT_EQ(to_float(DataType::kE8m0, exponents, 4), 0x1p127f);
+  EXPECT_TRUE(std::isnan(to_float(DataType::kE8m0, exponents, 5)));
 }
 
 }  // namespace

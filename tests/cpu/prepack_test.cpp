@@ -140,6 +140,36 @@ TEST(Prepack, RoundsZeroPointsOnlyOnRequest) {
   EXPECT_THAT(error_of(w.view, options), HasSubstr("zero_points[0, 0]=inf must be finite"));
 }
 
+TEST(Prepack, RefusesScalesOfEightBitsThatDoNotFit) {
+  auto w = reference::random_weight(1, 32, 32, 5, {WeightType::kE2m1});
+  w.view.scale_type = DataType::kE8m0;
+  w.scales[0] = 255;
+  EXPECT_THAT(error_of(w.view), HasSubstr("scales[0, 0]=nan must be finite"));
+  w.scales[0] = 0;  // 2^-127: a subnormal of bf16, nothing of f16
+  EXPECT_EQ(error_of(w.view), "accepted");
+  PrepackOptions options = on_cpu();
+  options.scale_type = DataType::kF16;
+  EXPECT_THAT(error_of(w.view, options), HasSubstr("no exact f16 value"));
+  w.scales[0] = 254;
+  EXPECT_THAT(error_of(w.view, options), HasSubstr("beyond the range of f16"));
+  w.view.tensor_scale = 0;
+  EXPECT_THAT(error_of(w.view), HasSubstr("tensor_scale=0 must be finite and not 0"));
+}
+
+TEST(Prepack, RefusesGroupsThatAreNotTheirSize) {
+  auto w = reference::random_weight(4, 64, 32, 5);
+  std::vector<std::int32_t> g_idx(64);
+  for (std::size_t i = 0; i < 64; ++i) g_idx[i] = static_cast<std::int32_t>(i % 2);
+  w.view.g_idx = g_idx.data();
+  EXPECT_EQ(error_of(w.view), "accepted");
+  g_idx[5] = 0;
+  EXPECT_THAT(error_of(w.view), HasSubstr("g_idx has group 0 too often; each must have 32 k's"));
+  g_idx[5] = 2;
+  EXPECT_THAT(error_of(w.view), HasSubstr("g_idx[5]=2 must be at least 0 and less than the 2 groups"));
+  g_idx[5] = -1;
+  EXPECT_THAT(error_of(w.view), HasSubstr("g_idx[5]=-1"));
+}
+
 TEST(Prepack, StoresTwosComplementOfTheValue) {
   Weight w = random_weight(16, 64, 64);
   for (int q = 0; q < 16; ++q) {
@@ -292,6 +322,24 @@ TEST_F(WeightFile, EveryDamagedByteIsAnError) {
     damaged[i] = static_cast<char>(damaged[i] ^ 0x41);
     write(damaged);
     EXPECT_NE(error(), "accepted") << "byte " << i;
+  }
+}
+
+// A file may match its checksum and still name activations that there are not.
+TEST_F(WeightFile, AnOrderThatIsNoneIsRefused) {
+  auto w = reference::random_weight(16, 64, 32, 5);
+  std::vector<std::int32_t> g_idx(64);
+  for (std::size_t i = 0; i < 64; ++i) g_idx[i] = static_cast<std::int32_t>(i % 2);
+  w.view.g_idx = g_idx.data();
+  const auto good = prepack(w.view, on_cpu());
+  ASSERT_TRUE(good.ok());
+  ASSERT_TRUE(save(*good, path_).ok());
+  ASSERT_TRUE(load(path_, Device::cpu()).ok());
+  for (const std::int32_t bad : {-1, 64, 3}) {
+    const auto packed = prepack(w.view, on_cpu());
+    const_cast<std::int32_t*>(packed->permutation())[0] = bad;
+    ASSERT_TRUE(save(*packed, path_).ok());
+    EXPECT_THAT(error(), HasSubstr("order of K that is none")) << bad;
   }
 }
 

@@ -40,7 +40,8 @@ struct Kind {
 inline const std::vector<Kind>& all_kinds() {
   static const std::vector<Kind> kinds = {{WeightType::kU4b8},   {WeightType::kU4}, {WeightType::kU4, DataType::kF16},
                                           {WeightType::kU8b128}, {WeightType::kU8}, {WeightType::kU8, DataType::kBf16},
-                                          {WeightType::kS4},     {WeightType::kS8}};
+                                          {WeightType::kS4},     {WeightType::kS8}, {WeightType::kE4m3},
+                                          {WeightType::kE2m1}};
   return kinds;
 }
 
@@ -68,6 +69,9 @@ inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t gr
   const std::int64_t row_bytes = view.row_bytes();
   weight.qweight.resize(static_cast<std::size_t>(n * row_bytes));
   for (std::uint8_t& byte : weight.qweight) byte = static_cast<std::uint8_t>(random());
+  if (kind.type == WeightType::kE4m3) {  // no NaN, and nothing so large that sums of integers round
+    for (std::uint8_t& byte : weight.qweight) byte &= 0xd7;
+  }
   if (k * bits_of(kind.type) % 8 != 0) {
     for (std::int64_t row = 0; row < n; ++row) {
       weight.qweight[static_cast<std::size_t>((row + 1) * row_bytes - 1)] &= 15;
