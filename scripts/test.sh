@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# usage: test.sh BUILD_DIR      Runs the CPU tests, then says what became of the GPU tests.
+# usage: test.sh BUILD_DIR      Runs the CPU tests, those of C++ and those of Python, then says what became of the GPU tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
 ctest --test-dir "$build" -L cpu --parallel "$(nproc)" --output-on-failure --no-tests=error | grep -v '^ *Start '
+
+# The package is tested where it lies, with the library of this build.
+MACHETE_LIBRARY=$PWD/$build/python/_native.so PYTHONPATH=$PWD/python PYTHONDONTWRITEBYTECODE=1 \
+  .venv/bin/python -m pytest -q tests/python
 
 if [ ! -x "$build/bin/gpu_tests" ]; then
   echo "GPU tests: not built, since there is no nvcc of CUDA 12.8 or newer here, or CUDA=OFF"

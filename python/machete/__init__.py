@@ -1,0 +1,32 @@
+"""Machete: linear layers with quantised weights, for NVIDIA Hopper and any CPU."""
+
+from machete import _hook
+from machete._native import native
+from machete.linear import Linear, linear
+from machete.model import quantize_model
+from machete.schedule import Schedule, list_schedules
+from machete.weight import PackedWeight, QuantizedWeight, prepack, quantize
+
+__all__ = [
+    "Config",
+    "Linear",
+    "PackedWeight",
+    "QuantizedWeight",
+    "Schedule",
+    "linear",
+    "list_schedules",
+    "prepack",
+    "quantize",
+    "quantize_model",
+]
+__version__: str = native.version()
+
+_hook.install()
+
+
+def __getattr__(name: str) -> object:
+    if name == "Config":  # needs transformers, which the rest does not
+        from machete.transformers import Config
+
+        return Config
+    raise AttributeError(f"module 'machete' has no attribute '{name}'")

@@ -1,0 +1,36 @@
+"""The shared library behind the package, and the names of its types in torch."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm_ffi
+
+for _error in (NotImplementedError, OSError):
+    tvm_ffi.error.register_error(_error)
+
+
+def _load() -> Any:
+    # MACHETE_LIBRARY names a build of the library to use in place of the installed one, for work on Machete itself.
+    path = Path(os.environ.get("MACHETE_LIBRARY") or Path(__file__).with_name("_native.so"))
+    if not path.is_file():
+        raise ImportError(
+            f"machete: there is no {path}; install the package (pip install .), or set MACHETE_LIBRARY to a build of "
+            "the CMake target machete_python"
+        )
+    return tvm_ffi.load_module(str(path))
+
+
+native = _load()
+
+# The library's names of the types that activations and scales have.
+NAMES = {torch.bfloat16: "bf16", torch.float16: "f16"}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+
+
+def name_of(what: str, dtype: torch.dtype) -> str:
+    """The library's name of an activation type."""
+    if dtype in NAMES:
+        return NAMES[dtype]
+    raise ValueError(f"{what}={dtype} must be torch.bfloat16 or torch.float16; convert the model or tensor")

@@ -1,0 +1,159 @@
+"""The linear layer: a function over packed weights, and a module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from machete import ops  # noqa: F401  registers torch.ops.machete
+from machete._native import NAMES, name_of, native
+from machete.weight import PackedWeight, aligned, prepack, quantize
+
+
+def linear(
+    x: Tensor,
+    weight: PackedWeight,
+    bias: Tensor | None = None,
+    *,
+    out: Tensor | None = None,
+    schedule: str = "",
+    overlap: bool = False,
+    batch_invariant: bool = False,
+) -> Tensor:
+    """x [..., K] times the weight, transposed, plus bias [N]: [..., N] of x's dtype.
+
+    As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x has the dtype the
+    weight was packed for and lies on its device. The bias is added to the rounded product. Gradients flow to x and to
+    the bias. `schedule` forces one (`list_schedules` names them); `overlap` and `batch_invariant` are the options of
+    the C++ plan. ValueError: shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
+    """
+    arguments = (x, weight.data, weight.n, weight.k, weight.weight_type, NAMES[weight.dtype], weight.group_size)
+    options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant}
+    if out is None:
+        result = torch.ops.machete.linear(*arguments, **options)
+    else:
+        if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+            raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
+        torch.ops.machete.linear.out(*arguments, **options, out=out)
+        result = out
+    return result if bias is None else result.add_(bias)
+
+
+class Linear(nn.Module):
+    """A linear layer with a quantised weight.
+
+    Its state is the buffer `packed_weight`, uint8 [128 + payload] with a header that loading checks, and the parameter
+    `bias` [out_features]. A new layer has no weight yet: load a state dict, or make the layer with `from_float` or
+    `from_packed`.
+    """
+
+    packed_weight: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight: str = "u4b8",
+        group_size: int = 128,
+        dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight_type = weight
+        self.group_size = group_size
+        self.dtype = dtype  # of activations, scales, bias and output
+        size = native.packed_bytes(out_features, in_features, weight, name_of("dtype", dtype), group_size)
+        self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
+        else:
+            self.register_parameter("bias", None)
+
+    @classmethod
+    def from_float(
+        cls,
+        layer: nn.Linear,
+        *,
+        weight: str = "u4b8",
+        group_size: int = 128,
+        dtype: torch.dtype | None = None,
+        search: bool = True,
+    ) -> "Linear":
+        """Quantises a layer; on its device, for activations of `dtype` (by default the layer's)."""
+        dtype = layer.weight.dtype if dtype is None else dtype
+        name_of("dtype", dtype)  # refuse it before the work, not after
+        quantized = quantize(layer.weight, weight, group_size, dtype=dtype, search=search)
+        return cls.from_packed(prepack(quantized, device=layer.weight.device), layer.bias)
+
+    @classmethod
+    def from_packed(cls, packed: PackedWeight, bias: Tensor | None = None) -> "Linear":
+        """A layer with this weight; the bias is converted to its dtype."""
+        layer = cls(
+            packed.k,
+            packed.n,
+            bias is not None,
+            weight=packed.weight_type,
+            group_size=packed.group_size,
+            dtype=packed.dtype,
+            device="meta",
+        )
+        layer.packed_weight = packed.data
+        if bias is not None:
+            value = bias.detach().to(device=packed.device, dtype=packed.dtype)
+            layer.bias = nn.Parameter(value, requires_grad=bias.requires_grad)
+        return layer
+
+    def packed(self) -> PackedWeight:
+        """The weight, as functions take it."""
+        return PackedWeight(
+            self.packed_weight, self.weight_type, self.out_features, self.in_features, self.group_size, self.dtype
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.packed(), self.bias)
+
+    def check(self) -> None:
+        """ValueError unless the weight is there and is what the layer says."""
+        self.packed_weight = aligned(self.packed_weight)
+        self._check(self.packed_weight)
+
+    def _check(self, data: Tensor) -> None:
+        found, wanted = PackedWeight.from_tensor(data), self.packed()
+        for name in ("weight_type", "n", "k", "group_size", "dtype"):
+            if getattr(found, name) != getattr(wanted, name):
+                raise ValueError(
+                    f"the weight has {name}={getattr(found, name)}, the layer {getattr(wanted, name)}; make the layer "
+                    "with the weight's"
+                )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any) -> None:
+        value = state_dict.get(prefix + "packed_weight")
+        if value is not None and not value.is_meta:
+            try:
+                self._check(value)
+            except ValueError as error:
+                arguments[-1].append(f"{prefix}packed_weight: {error}")  # the caller's list of errors
+                return
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.packed_weight = aligned(self.packed_weight)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Linear":
+        """Every .to(), .half(), .cuda(): scales follow the dtype, exactly or with an error before anything else."""
+        dtype = fn(torch.empty(0, dtype=self.dtype, device=self.packed_weight.device)).dtype
+        if dtype != self.dtype:
+            name_of("dtype", dtype)
+            if not self.packed_weight.is_meta:
+                self.packed_weight = self.packed().to(dtype=dtype).data
+            self.dtype = dtype
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"weight={self.weight_type}, group_size={self.group_size}, dtype={self.dtype}"
+        )

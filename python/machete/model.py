@@ -1,0 +1,105 @@
+"""Whole models: replacing their linear layers by quantised ones."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from machete._native import name_of, native
+from machete.linear import Linear
+
+
+def is_skipped(name: str, skip: Sequence[str]) -> bool:
+    """Whether a layer is named: by its full dotted name, the end of it from a dot on, or a glob of the full name."""
+    return any(name == entry or name.endswith("." + entry) or fnmatchcase(name, entry) for entry in skip)
+
+
+def default_skip(model: nn.Module) -> list[str]:
+    """The layer that makes logits of hidden states: most sensitive, and often tied to the embedding."""
+    if hasattr(model, "get_output_embeddings"):
+        head = model.get_output_embeddings()
+        return [name for name, module in model.named_modules() if module is head]
+    return ["lm_head"]
+
+
+def tied_layers(model: nn.Module) -> set[str]:
+    """Linear layers whose weight is another module's parameter too: quantising them would copy, not save."""
+    users: dict[int, set[int]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            users.setdefault(id(parameter), set()).add(id(module))
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and len(users[id(module.weight)]) > 1
+    }
+
+
+def layers_to_quantize(model: nn.Module, skip: Sequence[str] | None) -> dict[str, nn.Linear]:
+    """The linear layers that are neither skipped nor tied, by name. A layer's subclasses may compute something else."""
+    skip = default_skip(model) if skip is None else skip
+    tied = tied_layers(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and not is_skipped(name, skip) and name not in tied
+    }
+
+
+def _places(model: nn.Module, layer: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Where a layer hangs: usually one parent, more if the model uses it twice."""
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is layer:
+                yield parent, name
+
+
+def quantize_model(
+    model: nn.Module,
+    weight: str = "u4b8",
+    group_size: int = 128,
+    skip: Sequence[str] | None = None,
+    *,
+    search: bool = True,
+    progress: bool = False,
+) -> nn.Module:
+    """Replaces the linear layers of a model by `machete.Linear`, in place, and returns the model.
+
+    Layers run with the dtype they have, bfloat16 or float16, on the device they lie on. `skip` names layers that stay:
+    full dotted names, ends of them, or globs; by default the output layer (`lm_head`). Layers that share their weight
+    with another module stay too. One layer after another is quantised, and its float weight let go before the next.
+    What can be known beforehand (dtypes, sizes, NaN and Inf) is checked before any layer changes: ValueError,
+    NotImplementedError.
+    """
+    layers = layers_to_quantize(model, skip)
+    if not layers:
+        raise ValueError("the model has no linear layer to quantise that is neither skipped nor tied; see skip=")
+    for name, layer in layers.items():
+        dtype = layer.weight.dtype
+        try:
+            native.packed_bytes(layer.out_features, layer.in_features, weight, name_of("dtype", dtype), group_size)
+        except (ValueError, NotImplementedError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        if layer.weight.is_meta:
+            raise ValueError(f"{name}: its weight is on the meta device; load the model first")
+        if not torch.isfinite(layer.weight).all():
+            raise ValueError(f"{name}: its weight holds NaN or Inf; repair the checkpoint")
+
+    names = list(layers)
+    for name in tqdm(names, desc=f"Quantising to {weight}", unit="layer", disable=not progress):
+        layer = layers.pop(name)
+        quantized = Linear.from_float(layer, weight=weight, group_size=group_size, search=search)
+        quantized.train(layer.training)
+        for parent, child in list(_places(model, layer)):
+            setattr(parent, child, quantized)
+        del layer
+
+    # Models of transformers carry a description that save_pretrained writes; only where that is imported can one be.
+    if "transformers" in sys.modules:
+        from machete.transformers import describe
+
+        describe(model, weight=weight, group_size=group_size, skip=skip)
+    return model

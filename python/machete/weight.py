@@ -1,0 +1,141 @@
+"""Weights: quantised ones in canonical form, and packed ones in the order that the kernels read."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from machete._native import DTYPES, name_of, native
+
+HEADER_BYTES = 128
+
+
+def aligned(data: Tensor) -> Tensor:
+    """The tensor, or a copy where it starts as no allocation does: views of mapped files may."""
+    return data.clone() if data.data_ptr() % 64 != 0 else data
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """A quantised weight in canonical form, W = scale * (q - zero)."""
+
+    qweight: Tensor  # uint8 [N, ceil(K * bits / 8)]; of 4 bits the even k lies in the low half of a byte
+    scales: Tensor  # [ceil(K / group_size), N], floating point
+    zero_points: Tensor | None  # [ceil(K / group_size), N]; None for types without
+    weight_type: str  # "u4b8", ...
+    k: int  # input features
+    group_size: int  # elements of K that share a scale, a multiple of 16; -1: all of them
+
+    @property
+    def n(self) -> int:
+        """Output features."""
+        return self.qweight.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight in the order that the kernels read, as one tensor: its header of 128 bytes, then the payload.
+
+    One packed weight serves every number of tokens. The tensor may be saved, pickled, copied and moved between devices
+    like any other; `from_tensor` makes the PackedWeight of it again.
+    """
+
+    data: Tensor  # uint8 [128 + payload]
+    weight_type: str
+    n: int  # output features
+    k: int  # input features
+    group_size: int
+    dtype: torch.dtype  # of its scales, hence of the activations it serves: torch.bfloat16 or torch.float16
+
+    @classmethod
+    def from_tensor(cls, data: Tensor) -> "PackedWeight":
+        """Reads the header. ValueError: no packed weight, another version of the order, a damaged header."""
+        data = aligned(data)
+        start = data[:HEADER_BYTES].cpu()  # of CUDA tensors nothing else is copied
+        weight_type, scale_type, n, k, group_size = native.header(start, data.numel())
+        return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type])
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "PackedWeight":
+        """On another device, or for activations of another type; ValueError where a scale has no exact value in it."""
+        packed = self
+        if dtype not in (None, self.dtype):
+            packed = prepack(self.unpack(), dtype=dtype, device=self.device)
+        return packed if device is None else PackedWeight.from_tensor(packed.data.to(device))
+
+    def unpack(self) -> QuantizedWeight:
+        """The canonical form again, bit for bit, in CPU memory."""
+        qweight, scales, zero_points = native.unpack(self.data.cpu())
+        return QuantizedWeight(qweight, scales, zero_points, self.weight_type, self.k, self.group_size)
+
+    def dequantize(self) -> Tensor:
+        """W [N, K] of `dtype`, on the weight's device; each value scale * (q - zero) rounded once."""
+        return torch.ops.machete.dequantize(self.data, self.n, self.k, self.dtype)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file that `machete::load` of C++ reads, all or nothing, with a checksum."""
+        native.save(self.data.cpu(), os.fspath(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> "PackedWeight":
+        """Reads what `save`, of Python or C++, has written. ValueError: damaged files, other versions. OSError."""
+        return cls.from_tensor(torch.from_dlpack(native.load(os.fspath(path))).to(device))
+
+    def __repr__(self) -> str:
+        return (
+            f"PackedWeight({self.weight_type} [{self.n}, {self.k}], group_size={self.group_size}, {self.dtype}, "
+            f"{self.device}, {self.data.numel()} bytes)"
+        )
+
+
+def quantize(
+    weight: Tensor,
+    weight_type: str = "u4b8",
+    group_size: int = 128,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    search: bool = True,
+) -> QuantizedWeight:
+    """Quantises W [N, K] by rounding to nearest, with the scale (and zero point) of each group searched for.
+
+    `dtype` is that of the scales. With `search=False` a group's largest value sets its scale. Runs on the CPU; the
+    result lies there. ValueError: NaN or Inf in the weight, group sizes other than -1 and multiples of 16.
+    """
+    if weight.dim() != 2 or not weight.is_floating_point():
+        raise ValueError(f"weight of {weight.dtype} {list(weight.shape)} must be floating point [N, K]; reshape it")
+    values = weight.detach().to(device="cpu", dtype=torch.float32).contiguous()
+    scale_type = name_of("dtype", dtype)
+    parts = native.quantize(values, weight_type, group_size, scale_type, search, torch.get_num_threads())
+    return QuantizedWeight(*parts, weight_type, values.shape[1], group_size)
+
+
+def prepack(
+    weight: QuantizedWeight,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    round_scales: bool = False,
+) -> PackedWeight:
+    """Puts a weight into the order that the kernels read.
+
+    `dtype`: of the activations it will meet, by default that of the scales. `device`: where the result shall lie, by
+    default where `weight` does. Scales that `dtype` cannot hold are refused (ValueError), or with `round_scales`
+    rounded.
+    """
+    dtype = weight.scales.dtype if dtype is None else dtype
+    zero_points = None if weight.zero_points is None else weight.zero_points.cpu().contiguous()
+    packed = native.prepack(
+        weight.qweight.cpu().contiguous(),
+        weight.scales.cpu().contiguous(),
+        zero_points,
+        weight.k,
+        weight.weight_type,
+        weight.group_size,
+        name_of("dtype", dtype),
+        round_scales,
+    )
+    return PackedWeight.from_tensor(packed.to(weight.qweight.device if device is None else device))

@@ -1,0 +1,213 @@
+// linear: plans, kept from call to call, and their runs; list_schedules: what could run.
+
+#include "machete/linear.h"
+
+#include <fmt/format.h>
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/tuple.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/string.h>
+
+#include <functional>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+
+#include "machete/version.h"
+#include "native/packed.h"
+#include "native/status.h"
+#include "native/tensor.h"
+#include "native/threads.h"
+
+namespace machete::python {
+namespace {
+
+using tvm::ffi::Array;
+using tvm::ffi::String;
+using tvm::ffi::Tuple;
+
+std::string_view view(const String& string) { return {string.data(), string.size()}; }
+
+// What a plan depends on, besides the options' schedule.
+struct PlanKey {
+  std::int64_t m, n, k, lda, ldd, group_size;
+  DataType a_type;
+  WeightType w_type;
+  Device device;
+  bool overlap, batch_invariant;
+  std::string schedule;
+
+  auto fields() const {
+    return std::tie(m, n, k, lda, ldd, group_size, a_type, w_type, device.backend, device.ordinal, overlap,
+                    batch_invariant, schedule);
+  }
+  bool operator==(const PlanKey& other) const { return fields() == other.fields(); }
+};
+
+struct PlanKeyHash {
+  std::size_t operator()(const PlanKey& key) const {
+    std::size_t hash = std::hash<std::string>()(key.schedule);
+    const auto mix = [&](auto value) { hash = (hash ^ static_cast<std::size_t>(value)) * 0x9e3779b97f4a7c15u; };
+    for (const std::int64_t size : {key.m, key.n, key.k, key.lda, key.ldd, key.group_size}) mix(size);
+    mix(key.a_type);
+    mix(key.w_type);
+    mix(key.device.ordinal * 8 + (key.device.backend == Backend::kCuda ? 4 : 0) + (key.overlap ? 2 : 0) +
+        (key.batch_invariant ? 1 : 0));
+    return hash ^ (hash >> 32);
+  }
+};
+
+struct Planned {
+  Plan plan;
+  PackedHeader header;  // of the weights that it runs with
+};
+
+// Plans by key, for all threads. A serving process meets a bounded number of shapes; one that does not starts over.
+class PlanCache {
+ public:
+  Planned get(const PlanKey& key) {
+    {
+      const std::shared_lock lock(mutex_);
+      const auto found = plans_.find(key);
+      if (found != plans_.end()) return found->second;
+    }
+    Planned planned{make(key), header_of(key)};
+    const std::unique_lock lock(mutex_);
+    if (plans_.size() >= kMost) plans_.clear();
+    return plans_.emplace(key, std::move(planned)).first->second;
+  }
+
+ private:
+  static constexpr std::size_t kMost = 16384;
+
+  static Plan make(const PlanKey& key) {
+    Problem problem;
+    problem.m = key.m;
+    problem.n = key.n;
+    problem.k = key.k;
+    problem.a_type = problem.d_type = key.a_type;
+    problem.w_type = key.w_type;
+    problem.group_size = key.group_size;
+    problem.lda = key.lda;
+    problem.ldd = key.ldd;
+    PlanOptions options;
+    options.device = key.device;
+    options.schedule = key.schedule;
+    options.overlap = key.overlap;
+    options.batch_invariant = key.batch_invariant;
+    return value_of(machete::plan(problem, options));
+  }
+
+  static PackedHeader header_of(const PlanKey& key) {
+    return expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size);
+  }
+
+  std::shared_mutex mutex_;
+  std::unordered_map<PlanKey, Planned, PlanKeyHash> plans_;
+};
+
+PlanCache& plan_cache() {
+  static auto* const cache = new PlanCache;  // outlives the threads that may still use it when the process ends
+  return *cache;
+}
+
+// Elements between the rows of a matrix whose rows are contiguous; 0, the default, where there is but one.
+std::int64_t row_stride(const char* name, const TensorView& matrix) {
+  if (matrix.ndim() != 2 || (matrix.size(1) > 1 && matrix.stride(1) != 1)) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("{} of {} must have 2 dimensions and contiguous rows; reshape it", name, describe(matrix)));
+  }
+  return matrix.size(0) > 1 ? matrix.stride(0) : 0;
+}
+
+void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, N] */, const String& weight_type,
+            const String& scale_type, std::int64_t group_size, const String& schedule, bool overlap,
+            bool batch_invariant, int threads) {
+  PlanKey key{};
+  key.lda = row_stride("x", x);
+  key.ldd = row_stride("out", out);
+  key.m = x.size(0);
+  key.k = x.size(1);
+  key.n = out.size(1);
+  key.group_size = group_size;
+  key.a_type = value_of(parse_data_type(view(scale_type)));
+  key.w_type = value_of(parse_weight_type(view(weight_type)));
+  key.device = device_of(packed);
+  key.overlap = overlap;
+  key.batch_invariant = batch_invariant;
+  key.schedule = view(schedule);
+
+  for (const auto& [name, tensor] : {std::pair{"x", &x}, std::pair{"out", &out}}) {
+    if (type_of(name, *tensor) != key.a_type) {
+      raise(StatusCode::kInvalidArgument,
+            fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
+                        "scale_type={}",
+                        name, describe(*tensor), name_of(key.a_type), name_of(type_of(name, *tensor))));
+    }
+    if (device_of(*tensor) != key.device) {
+      raise(StatusCode::kInvalidArgument, fmt::format("{} must lie on the weight's device, {}:{}; move it there", name,
+                                                      name_of(key.device.backend), key.device.ordinal));
+    }
+  }
+  if (out.size(0) != key.m) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("out of {} must have the {} rows of x; allocate it so", describe(out), key.m));
+  }
+
+  const Planned planned = plan_cache().get(key);
+  const PackedWeight weight = borrow(packed, planned.header);
+  const DLDevice where = packed.device();
+  Tensor workspace;
+  const auto bytes = static_cast<std::int64_t>(planned.plan.workspace_size());
+  if (bytes > 0) {  // from torch, in the order of its current stream
+    workspace = Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), where);
+  }
+  Stream stream;
+  if (key.device.backend == Backend::kCuda) {
+    stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
+  } else {
+    use_threads(threads);
+  }
+  check(machete::run(planned.plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
+                     planned.plan.workspace_size(), stream));
+}
+
+// name, estimate in us, workspace in bytes, reason
+using Choice = Tuple<String, double, std::int64_t, String>;
+
+Array<Choice> list_schedules(std::int64_t m, std::int64_t n, std::int64_t k, const String& weight_type,
+                             const String& a_type, std::int64_t group_size, DLDevice device, bool overlap,
+                             bool batch_invariant) {
+  Problem problem;
+  problem.m = m;
+  problem.n = n;
+  problem.k = k;
+  problem.a_type = problem.d_type = value_of(parse_data_type(view(a_type)));
+  problem.w_type = value_of(parse_weight_type(view(weight_type)));
+  problem.group_size = group_size;
+  PlanOptions options;
+  options.device = device.device_type == kDLCUDA ? Device::cuda(device.device_id) : Device::cpu();
+  options.overlap = overlap;
+  options.batch_invariant = batch_invariant;
+  Array<Choice> choices;
+  for (const ScheduleChoice& choice : value_of(machete::list_schedules(problem, options))) {
+    choices.push_back(Choice(String(choice.name), choice.estimate_us, static_cast<std::int64_t>(choice.workspace_size),
+                             String(choice.reason)));
+  }
+  return choices;
+}
+
+String version() { return kVersion; }
+
+}  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
+
+}  // namespace machete::python

@@ -1,0 +1,78 @@
+#include "native/tensor.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "native/status.h"
+
+namespace machete::python {
+namespace {
+
+bool same(DLDataType a, DLDataType b) { return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes; }
+
+std::string name_of_dtype(DLDataType type) {
+  switch (type.code) {
+    case kDLBfloat:
+      return fmt::format("bf{}", type.bits);
+    case kDLFloat:
+      return fmt::format("f{}", type.bits);
+    case kDLInt:
+      return fmt::format("s{}", type.bits);
+    case kDLUInt:
+      return fmt::format("u{}", type.bits);
+    case kDLBool:
+      return "bool";
+    default:
+      return fmt::format("dtype {}:{}", type.code, type.bits);
+  }
+}
+
+struct Bytes {
+  std::vector<std::uint8_t> bytes;
+  void AllocData(DLTensor* tensor) { tensor->data = bytes.data(); }  // NOLINT(readability-identifier-naming)
+  void FreeData(DLTensor* tensor) { tensor->data = nullptr; }        // NOLINT(readability-identifier-naming)
+};
+
+}  // namespace
+
+std::string describe(const TensorView& tensor) {
+  std::string shape;
+  for (int i = 0; i < tensor.ndim(); ++i) shape += fmt::format("{}{}", i == 0 ? "" : ", ", tensor.size(i));
+  return fmt::format("{} [{}]", name_of_dtype(tensor.dtype()), shape);
+}
+
+Device device_of(const TensorView& tensor) {
+  const DLDevice device = tensor.device();
+  if (device.device_type == kDLCUDA) return Device::cuda(device.device_id);
+  if (device.device_type == kDLCPU) return Device::cpu();
+  raise(StatusCode::kUnsupported,
+        fmt::format("a tensor lies on a device of DLPack type {}; move it to the CPU or a CUDA device",
+                    static_cast<int>(device.device_type)));
+}
+
+DataType type_of(const char* name, const TensorView& tensor) {
+  if (same(tensor.dtype(), dlpack_type(DataType::kBf16))) return DataType::kBf16;
+  if (same(tensor.dtype(), dlpack_type(DataType::kF16))) return DataType::kF16;
+  if (same(tensor.dtype(), dlpack_type(DataType::kF32))) return DataType::kF32;
+  raise(StatusCode::kInvalidArgument,
+        fmt::format("{} of {} must be bf16, f16 or f32; convert it", name, describe(tensor)));
+}
+
+void check_contiguous(const char* name, const TensorView& tensor, int dimensions) {
+  if (tensor.ndim() == dimensions && tensor.IsContiguous()) return;
+  raise(StatusCode::kInvalidArgument,
+        fmt::format("{} of {} must be contiguous with {} dimensions; reshape it", name, describe(tensor), dimensions));
+}
+
+Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, std::initializer_list<std::int64_t> shape) {
+  return Tensor::FromNDAlloc(Bytes{std::move(bytes)}, tvm::ffi::ShapeView(shape.begin(), shape.size()), type,
+                             DLDevice{kDLCPU, 0});
+}
+
+DLDataType dlpack_type(DataType type) {
+  return {static_cast<std::uint8_t>(type == DataType::kBf16 ? kDLBfloat : kDLFloat),
+          static_cast<std::uint8_t>(bytes_of(type) * 8), 1};
+}
+
+}  // namespace machete::python

@@ -1,0 +1,171 @@
+// quantize, prepack, unpack, dequantize, header, save, load: what happens to a weight before and beside running it.
+
+#include "machete/weight.h"
+
+#include <fmt/format.h>
+#include <tvm/ffi/container/tuple.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
+#include <tvm/ffi/string.h>
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "native/packed.h"
+#include "native/status.h"
+#include "native/tensor.h"
+#include "native/threads.h"
+#include "reference/dequantize.h"
+#include "reference/quantize.h"
+
+namespace machete::python {
+namespace {
+
+using tvm::ffi::Optional;
+using tvm::ffi::String;
+using tvm::ffi::Tuple;
+
+// qweight [N, row bytes], scales [groups, N], zero_points [groups, N] or none
+using Canonical = Tuple<Tensor, Tensor, Optional<Tensor>>;
+
+std::string text(const String& string) { return {string.data(), string.size()}; }
+
+Canonical canonical(std::vector<std::uint8_t> qweight, std::vector<std::uint8_t> scales, DataType scale_type,
+                    std::vector<std::uint8_t> zero_points, std::int64_t n, std::int64_t groups) {
+  Optional<Tensor> zeros;
+  if (!zero_points.empty()) zeros = to_tensor(std::move(zero_points), bytes_type(), {groups, n});
+  const auto row_bytes = static_cast<std::int64_t>(qweight.size()) / n;
+  return Canonical(to_tensor(std::move(qweight), bytes_type(), {n, row_bytes}),
+                   to_tensor(std::move(scales), dlpack_type(scale_type), {groups, n}), zeros);
+}
+
+void check_on_cpu(const char* name, const TensorView& tensor) {
+  if (device_of(tensor) == Device::cpu()) return;
+  raise(StatusCode::kInvalidArgument, fmt::format("{} must lie in CPU memory; move it there", name));
+}
+
+void check_shape(const char* name, const TensorView& tensor, std::int64_t rows, std::int64_t columns) {
+  check_on_cpu(name, tensor);
+  check_contiguous(name, tensor, 2);
+  if (tensor.size(0) == rows && tensor.size(1) == columns) return;
+  raise(StatusCode::kInvalidArgument,
+        fmt::format("{} of {} must be [{}, {}]; see QuantizedWeight", name, describe(tensor), rows, columns));
+}
+
+// A PackedWeight in CPU memory as one tensor: header, then payload.
+Tensor packed_tensor(const PackedWeight& weight) {
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(bytes_of(weight.header())));
+  std::memcpy(bytes.data(), &weight.header(), sizeof(PackedHeader));
+  std::memcpy(bytes.data() + sizeof(PackedHeader), weight.weights(), weight.header().payload_bytes());
+  const auto size = static_cast<std::int64_t>(bytes.size());
+  return to_tensor(std::move(bytes), bytes_type(), {size});
+}
+
+Canonical quantize(TensorView weight, const String& weight_type, std::int64_t group_size, const String& scale_type,
+                   bool search, int threads) {
+  check_contiguous("weight", weight, 2);
+  check_on_cpu("weight", weight);
+  if (type_of("weight", weight) != DataType::kF32) {
+    raise(StatusCode::kInvalidArgument, fmt::format("weight of {} must be f32; convert it", describe(weight)));
+  }
+  use_threads(threads);
+  reference::QuantizeOptions options;
+  options.type = value_of(parse_weight_type(text(weight_type)));
+  options.group_size = group_size;
+  options.scale_type = value_of(parse_data_type(text(scale_type)));
+  options.search = search;
+  auto tensor = value_of(
+      reference::quantize(static_cast<const float*>(weight.data_ptr()), weight.size(0), weight.size(1), options));
+  const std::int64_t groups = tensor.view().groups();
+  return canonical(std::move(tensor.qweight), std::move(tensor.scales), tensor.scale_type,
+                   std::move(tensor.zero_points), tensor.n, groups);
+}
+
+Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_points, std::int64_t k,
+               const String& weight_type, std::int64_t group_size, const String& scale_type, bool round_scales) {
+  check_contiguous("qweight", qweight, 2);
+  QuantizedWeight weight;
+  weight.type = value_of(parse_weight_type(text(weight_type)));
+  weight.n = qweight.size(0);
+  weight.k = k;
+  weight.group_size = group_size;
+  PrepackOptions options;
+  options.device = Device::cpu();
+  options.scale_type = value_of(parse_data_type(text(scale_type)));
+  options.round_scales = round_scales;
+  check(packed_header(weight, options.scale_type).status());  // before sizes are computed with its numbers
+
+  check_shape("qweight", qweight, weight.n, (k * bits_of(weight.type) + 7) / 8);
+  check_shape("scales", scales, weight.groups(), weight.n);
+  weight.qweight = qweight.data_ptr();
+  weight.scales = scales.data_ptr();
+  weight.scale_type = type_of("scales", scales);
+  if (zero_points.has_value()) {
+    check_shape("zero_points", *zero_points, weight.groups(), weight.n);
+    weight.zero_points = (*zero_points).data_ptr();
+  }
+  return packed_tensor(value_of(machete::prepack(weight, options)));
+}
+
+Canonical unpack(TensorView packed) {
+  const PackedWeight weight = borrow(packed);
+  auto unpacked = value_of(machete::unpack(weight));
+  const PackedHeader& header = weight.header();
+  QuantizedWeight shape;
+  shape.k = header.k;
+  shape.group_size = header.group_size;
+  return canonical(std::move(unpacked.qweight), std::move(unpacked.scales), header.scale_type, {}, header.n,
+                   shape.groups());
+}
+
+Tensor dequantize(TensorView packed, int threads) {
+  const PackedWeight weight = borrow(packed);
+  use_threads(threads);
+  const auto unpacked = value_of(machete::unpack(weight));
+  const PackedHeader& header = weight.header();
+  QuantizedWeight view;
+  view.type = header.type;
+  view.n = header.n;
+  view.k = header.k;
+  view.group_size = header.group_size;
+  view.qweight = unpacked.qweight.data();
+  view.scales = unpacked.scales.data();
+  view.scale_type = header.scale_type;
+  const std::vector<float> values = reference::dequantize(view);
+  std::vector<std::uint8_t> bytes(values.size() * sizeof(float));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {header.n, header.k});
+}
+
+// weight_type, scale_type, n, k, group_size
+using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t>;
+
+Header header(TensorView start, std::int64_t bytes) {
+  const PackedHeader h = read_header(start, bytes);
+  const auto name = [](auto type) { return String{std::string(name_of(type))}; };
+  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size);
+}
+
+std::int64_t packed_bytes(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
+                          std::int64_t group_size) {
+  return bytes_of(expected_header(n, k, text(weight_type), text(scale_type), group_size));
+}
+
+void save(TensorView packed, const String& path) { check(machete::save(borrow(packed), text(path))); }
+
+Tensor load(const String& path) { return packed_tensor(value_of(machete::load(text(path), Device::cpu()))); }
+
+}  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(quantize, quantize);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(prepack, prepack);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(unpack, unpack);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(dequantize, dequantize);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(header, header);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(packed_bytes, packed_bytes);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(save, save);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(load, load);
+
+}  // namespace machete::python
