@@ -22,7 +22,7 @@ class QuantizedWeight:
 
     qweight: Tensor  # uint8 [N, ceil(K * bits / 8)]; of 4 bits the even k lies in the low half of a byte
     scales: Tensor  # [ceil(K / group_size), N], floating point
-    zero_points: Tensor | None  # [ceil(K / group_size), N]; None for types without
+    zero_points: Tensor | None  # [ceil(K / group_size), N], uint8 or floating point; None for types without
     weight_type: str  # "u4b8", ...
     k: int  # input features
     group_size: int  # elements of K that share a scale, a multiple of 16; -1: all of them
@@ -123,8 +123,8 @@ def prepack(
     """Puts a weight into the order that the kernels read.
 
     `dtype`: of the activations it will meet, by default that of the scales. `device`: where the result shall lie, by
-    default where `weight` does. Scales that `dtype` cannot hold are refused (ValueError), or with `round_scales`
-    rounded.
+    default where `weight` does. Scales and zero points that `dtype` cannot hold are refused (ValueError), or with
+    `round_scales` rounded.
     """
     dtype = weight.scales.dtype if dtype is None else dtype
     zero_points = None if weight.zero_points is None else weight.zero_points.cpu().contiguous()

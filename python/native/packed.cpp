@@ -71,6 +71,11 @@ PackedHeader read_header(const TensorView& start, std::int64_t bytes) {
   }
   std::memcpy(&header, start.data_ptr(), sizeof(header));
   check(validate::header(header));
+  if (header.permutation_bytes != 0 || header.swiglu != 0) {
+    raise(StatusCode::kUnsupported,
+          fmt::format("packed is for {}, which the Python package does not serve yet; use the C++ library",
+                      header.swiglu != 0 ? "the epilogue swiglu" : "groups in an order of their own (act-order)"));
+  }
   check_size(bytes, header);
   return header;
 }

@@ -55,8 +55,9 @@ DataType type_of(const char* name, const TensorView& tensor) {
   if (same(tensor.dtype(), dlpack_type(DataType::kBf16))) return DataType::kBf16;
   if (same(tensor.dtype(), dlpack_type(DataType::kF16))) return DataType::kF16;
   if (same(tensor.dtype(), dlpack_type(DataType::kF32))) return DataType::kF32;
+  if (same(tensor.dtype(), dlpack_type(DataType::kU8))) return DataType::kU8;
   raise(StatusCode::kInvalidArgument,
-        fmt::format("{} of {} must be bf16, f16 or f32; convert it", name, describe(tensor)));
+        fmt::format("{} of {} must be bf16, f16, f32 or u8; convert it", name, describe(tensor)));
 }
 
 void check_contiguous(const char* name, const TensorView& tensor, int dimensions) {
@@ -71,6 +72,7 @@ Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, std::initiali
 }
 
 DLDataType dlpack_type(DataType type) {
+  if (type == DataType::kU8) return bytes_type();
   return {static_cast<std::uint8_t>(type == DataType::kBf16 ? kDLBfloat : kDLFloat),
           static_cast<std::uint8_t>(bytes_of(type) * 8), 1};
 }

@@ -32,13 +32,29 @@ using Canonical = Tuple<Tensor, Tensor, Optional<Tensor>>;
 
 std::string text(const String& string) { return {string.data(), string.size()}; }
 
-Canonical canonical(std::vector<std::uint8_t> qweight, std::vector<std::uint8_t> scales, DataType scale_type,
-                    std::vector<std::uint8_t> zero_points, std::int64_t n, std::int64_t groups) {
+// Parts in canonical form with the sizes and types of `weight`; empty zero points are none.
+Canonical canonical(const QuantizedWeight& weight, std::vector<std::uint8_t> qweight, std::vector<std::uint8_t> scales,
+                    std::vector<std::uint8_t> zero_points) {
+  const std::int64_t groups = weight.groups();
   Optional<Tensor> zeros;
-  if (!zero_points.empty()) zeros = to_tensor(std::move(zero_points), bytes_type(), {groups, n});
-  const auto row_bytes = static_cast<std::int64_t>(qweight.size()) / n;
-  return Canonical(to_tensor(std::move(qweight), bytes_type(), {n, row_bytes}),
-                   to_tensor(std::move(scales), dlpack_type(scale_type), {groups, n}), zeros);
+  if (!zero_points.empty()) {
+    zeros = to_tensor(std::move(zero_points), dlpack_type(weight.zero_point_type), {groups, weight.n});
+  }
+  return Canonical(to_tensor(std::move(qweight), bytes_type(), {weight.n, weight.row_bytes()}),
+                   to_tensor(std::move(scales), dlpack_type(weight.scale_type), {groups, weight.n}), zeros);
+}
+
+// A packed weight as the library unpacks it, its parts still to be pointed at.
+QuantizedWeight shape_of(const PackedHeader& header, const UnpackedWeight& unpacked) {
+  QuantizedWeight weight;
+  weight.type = header.type;
+  weight.n = header.n;
+  weight.k = header.k;
+  weight.group_size = header.group_size;
+  weight.scale_type = header.scale_type;
+  weight.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
+  weight.zero_point_type = unpacked.zero_point_type;
+  return weight;
 }
 
 void check_on_cpu(const char* name, const TensorView& tensor) {
@@ -78,9 +94,8 @@ Canonical quantize(TensorView weight, const String& weight_type, std::int64_t gr
   options.search = search;
   auto tensor = value_of(
       reference::quantize(static_cast<const float*>(weight.data_ptr()), weight.size(0), weight.size(1), options));
-  const std::int64_t groups = tensor.view().groups();
-  return canonical(std::move(tensor.qweight), std::move(tensor.scales), tensor.scale_type,
-                   std::move(tensor.zero_points), tensor.n, groups);
+  const QuantizedWeight shape = tensor.view();
+  return canonical(shape, std::move(tensor.qweight), std::move(tensor.scales), std::move(tensor.zero_points));
 }
 
 Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_points, std::int64_t k,
@@ -105,6 +120,7 @@ Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_
   if (zero_points.has_value()) {
     check_shape("zero_points", *zero_points, weight.groups(), weight.n);
     weight.zero_points = (*zero_points).data_ptr();
+    weight.zero_point_type = type_of("zero_points", *zero_points);
   }
   return packed_tensor(value_of(machete::prepack(weight, options)));
 }
@@ -112,31 +128,22 @@ Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_
 Canonical unpack(TensorView packed) {
   const PackedWeight weight = borrow(packed);
   auto unpacked = value_of(machete::unpack(weight));
-  const PackedHeader& header = weight.header();
-  QuantizedWeight shape;
-  shape.k = header.k;
-  shape.group_size = header.group_size;
-  return canonical(std::move(unpacked.qweight), std::move(unpacked.scales), header.scale_type, {}, header.n,
-                   shape.groups());
+  const QuantizedWeight shape = shape_of(weight.header(), unpacked);
+  return canonical(shape, std::move(unpacked.qweight), std::move(unpacked.scales), std::move(unpacked.zero_points));
 }
 
 Tensor dequantize(TensorView packed, int threads) {
   const PackedWeight weight = borrow(packed);
   use_threads(threads);
   const auto unpacked = value_of(machete::unpack(weight));
-  const PackedHeader& header = weight.header();
-  QuantizedWeight view;
-  view.type = header.type;
-  view.n = header.n;
-  view.k = header.k;
-  view.group_size = header.group_size;
+  QuantizedWeight view = shape_of(weight.header(), unpacked);
   view.qweight = unpacked.qweight.data();
   view.scales = unpacked.scales.data();
-  view.scale_type = header.scale_type;
+  view.zero_points = unpacked.zero_points.data();
   const std::vector<float> values = reference::dequantize(view);
   std::vector<std::uint8_t> bytes(values.size() * sizeof(float));
   std::memcpy(bytes.data(), values.data(), bytes.size());
-  return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {header.n, header.k});
+  return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {view.n, view.k});
 }
 
 // weight_type, scale_type, n, k, group_size

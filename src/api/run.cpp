@@ -99,6 +99,12 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
     }
   }
   if (state.device.backend == Backend::kCpu) return {};
+  const PackedHeader& header = arguments.weight->header();
+  if (header.permutation_bytes != 0 || (header.tensor_scale != 0 && header.tensor_scale != 1)) {
+    return {StatusCode::kUnsupported,
+            fmt::format("the weight has {}, which no CUDA kernel serves yet; Device::cpu() does",
+                        header.permutation_bytes != 0 ? "groups in an order of their own (g_idx)" : "a tensor_scale")};
+  }
   for (const Status& status :
        {check_place("a", arguments.a, state.device), check_place("d", arguments.d, state.device)}) {
     if (!status.ok()) return status;

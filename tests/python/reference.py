@@ -9,13 +9,37 @@ UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24}
 
 
+WEIGHT_TYPES = ["u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"]
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+
+
+def values(weight: QuantizedWeight) -> Tensor:
+    """What the codes stand for, before scales and zero points: [N, K] in fp64."""
+    codes = weight.qweight
+    if weight.weight_type in ("u4b8", "u4", "s4", "e2m1"):
+        codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)[:, : weight.k].contiguous()
+    if weight.weight_type == "s4":
+        return (codes.double() + 8) % 16 - 8
+    if weight.weight_type == "s8":
+        return codes.view(torch.int8).double()
+    if weight.weight_type == "e4m3":
+        return codes.view(torch.float8_e4m3fn).double()
+    if weight.weight_type == "e2m1":
+        return E2M1[(codes & 7).long()] * (1 - 2 * (codes >> 3).double())
+    return codes.double()
+
+
 def dequantize(weight: QuantizedWeight) -> Tensor:
-    """W [N, K] in fp64, exactly, of a u4b8 weight."""
-    assert weight.weight_type == "u4b8"
-    codes = torch.stack((weight.qweight & 15, weight.qweight >> 4), dim=-1).flatten(1)[:, : weight.k].double()
+    """W [N, K] in fp64, exactly."""
     size = weight.k if weight.group_size < 0 else weight.group_size
-    scales = weight.scales.double().repeat_interleave(size, dim=0)[: weight.k]  # [K, N]
-    return (codes - 8) * scales.T
+
+    def spread(numbers: Tensor) -> Tensor:  # [groups, N] to [N, K]
+        return numbers.double().repeat_interleave(size, dim=0)[: weight.k].T
+
+    zero = {"u4b8": 8, "u8b128": 128}.get(weight.weight_type, 0)
+    if weight.zero_points is not None:
+        zero = spread(weight.zero_points)
+    return (values(weight) - zero) * spread(weight.scales)
 
 
 def check(d: Tensor, x: Tensor, weight: QuantizedWeight) -> None:

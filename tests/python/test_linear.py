@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import machete
-from reference import check
+from reference import WEIGHT_TYPES, check
 
 DTYPES = [torch.bfloat16, torch.float16]
 
@@ -21,6 +21,15 @@ def test_within_the_bound(n, k, group_size, dtype):
     quantized, packed = weights(n, k, group_size, dtype)
     for m in (1, 2, 5, 16, 130):
         x = torch.randn(m, k, dtype=dtype)
+        check(machete.linear(x, packed), x, quantized)
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+def test_every_weight_type_is_within_the_bound(weight_type):
+    quantized = machete.quantize(torch.randn(67, 200), weight_type, group_size=32)
+    packed = machete.prepack(quantized)
+    for m in (1, 17):
+        x = torch.randn(m, 200, dtype=torch.bfloat16)
         check(machete.linear(x, packed), x, quantized)
 
 

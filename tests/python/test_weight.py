@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import machete
 from machete import PackedWeight
-from reference import dequantize
+from reference import WEIGHT_TYPES, dequantize
 
 SHAPES = [(1, 1), (64, 128), (67, 100), (192, 576), (5, 577)]
 GROUP_SIZES = [-1, 16, 32, 48, 64, 128]
@@ -33,6 +33,33 @@ def test_unpack_gives_the_canonical_form_bit_for_bit(shape, group_size, dtype):
     assert torch.equal(unpacked.qweight, quantized.qweight)
     assert torch.equal(unpacked.scales, quantized.scales)
     assert (unpacked.n, unpacked.k, unpacked.weight_type) == (*shape, "u4b8")
+
+
+@pytest.mark.parametrize("weight_type", WEIGHT_TYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_type_comes_back(shape, weight_type):
+    quantized = machete.quantize(torch.randn(shape), weight_type, group_size=32)
+    assert (quantized.zero_points is not None) == (weight_type in ("u4", "u8"))
+    packed = machete.prepack(quantized)
+    unpacked = packed.unpack()
+    assert packed.weight_type == unpacked.weight_type == weight_type
+    for part in ("qweight", "scales", "zero_points"):
+        given, found = getattr(quantized, part), getattr(unpacked, part)
+        assert found is None if given is None else torch.equal(given, found) and given.dtype == found.dtype
+    assert torch.equal(packed.dequantize(), dequantize(quantized).to(torch.bfloat16))
+
+
+def test_zero_points_of_floating_point():
+    quantized = machete.quantize(torch.randn(64, 128), "u4", group_size=32)
+    zeros = quantized.zero_points.to(torch.bfloat16) + 0.25  # as HQQ and GGUF's Q4_1 have them
+    floating = machete.QuantizedWeight(**{**vars(quantized), "zero_points": zeros})
+    packed = machete.prepack(floating)
+    assert torch.equal(packed.unpack().zero_points, zeros)
+    assert torch.equal(packed.dequantize(), dequantize(floating).to(torch.bfloat16))
+    inexact = machete.QuantizedWeight(**{**vars(quantized), "zero_points": zeros.float() + 1e-4})
+    with pytest.raises(ValueError, match=r"zero_points\[0, 0\]=.* has no exact bf16 value"):
+        machete.prepack(inexact)
+    assert machete.prepack(inexact, round_scales=True).n == 64
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
