@@ -5,9 +5,7 @@ cd "$(dirname "$0")/.."
 build=$1
 ctest --test-dir "$build" -L cpu --parallel "$(nproc)" --output-on-failure --no-tests=error | grep -v '^ *Start '
 
-# The package is tested where it lies, with the library of this build.
-MACHETE_LIBRARY=$PWD/$build/python/_native.so PYTHONPATH=$PWD/python PYTHONDONTWRITEBYTECODE=1 \
-  .venv/bin/python -m pytest -q tests/python
+PYTHONPATH=$PWD/$build/python PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -m pytest -q tests/python
 
 if [ ! -x "$build/bin/gpu_tests" ]; then
   echo "GPU tests: not built, since there is no nvcc of CUDA 12.8 or newer here, or CUDA=OFF"

@@ -1,6 +1,5 @@
 """The shared library behind the package, and the names of its types in torch."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,9 @@ for _error in (NotImplementedError, OSError):
 
 
 def _load() -> Any:
-    # MACHETE_LIBRARY names a build of the library to use in place of the installed one, for work on Machete itself.
-    path = Path(os.environ.get("MACHETE_LIBRARY") or Path(__file__).with_name("_native.so"))
+    path = Path(__file__).with_name("libmachete_python.so")
     if not path.is_file():
-        raise ImportError(
-            f"machete: there is no {path}; install the package (pip install .), or set MACHETE_LIBRARY to a build of "
-            "the CMake target machete_python"
-        )
+        raise ImportError(f"machete: there is no {path}; install the package (pip install .), or see python/README.md")
     return tvm_ffi.load_module(str(path))
 
 

@@ -109,7 +109,7 @@ def quantize(
         raise ValueError(f"weight of {weight.dtype} {list(weight.shape)} must be floating point [N, K]; reshape it")
     values = weight.detach().to(device="cpu", dtype=torch.float32).contiguous()
     scale_type = name_of("dtype", dtype)
-    parts = native.quantize(values, weight_type, group_size, scale_type, search, torch.get_num_threads())
+    parts = native.quantize(values, weight_type, group_size, scale_type, search)
     return QuantizedWeight(*parts, weight_type, values.shape[1], group_size)
 
 

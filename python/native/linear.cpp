@@ -22,7 +22,6 @@
 #include "native/packed.h"
 #include "native/status.h"
 #include "native/tensor.h"
-#include "native/threads.h"
 
 namespace machete::python {
 namespace {
@@ -127,7 +126,7 @@ std::int64_t row_stride(const char* name, const TensorView& matrix) {
 
 void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, N] */, const String& weight_type,
             const String& scale_type, std::int64_t group_size, const String& schedule, bool overlap,
-            bool batch_invariant, int threads) {
+            bool batch_invariant) {
   PlanKey key{};
   key.lda = row_stride("x", x);
   key.ldd = row_stride("out", out);
@@ -168,11 +167,7 @@ void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, 
     workspace = Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), where);
   }
   Stream stream;
-  if (key.device.backend == Backend::kCuda) {
-    stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
-  } else {
-    use_threads(threads);
-  }
+  if (key.device.backend == Backend::kCuda) stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
   check(machete::run(planned.plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
                      planned.plan.workspace_size(), stream));
 }

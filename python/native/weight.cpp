@@ -16,7 +16,6 @@
 #include "native/packed.h"
 #include "native/status.h"
 #include "native/tensor.h"
-#include "native/threads.h"
 #include "reference/dequantize.h"
 #include "reference/quantize.h"
 
@@ -80,13 +79,12 @@ Tensor packed_tensor(const PackedWeight& weight) {
 }
 
 Canonical quantize(TensorView weight, const String& weight_type, std::int64_t group_size, const String& scale_type,
-                   bool search, int threads) {
+                   bool search) {
   check_contiguous("weight", weight, 2);
   check_on_cpu("weight", weight);
   if (type_of("weight", weight) != DataType::kF32) {
     raise(StatusCode::kInvalidArgument, fmt::format("weight of {} must be f32; convert it", describe(weight)));
   }
-  use_threads(threads);
   reference::QuantizeOptions options;
   options.type = value_of(parse_weight_type(text(weight_type)));
   options.group_size = group_size;
@@ -132,9 +130,8 @@ Canonical unpack(TensorView packed) {
   return canonical(shape, std::move(unpacked.qweight), std::move(unpacked.scales), std::move(unpacked.zero_points));
 }
 
-Tensor dequantize(TensorView packed, int threads) {
+Tensor dequantize(TensorView packed) {
   const PackedWeight weight = borrow(packed);
-  use_threads(threads);
   const auto unpacked = value_of(machete::unpack(weight));
   QuantizedWeight view = shape_of(weight.header(), unpacked);
   view.qweight = unpacked.qweight.data();

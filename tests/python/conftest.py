@@ -3,5 +3,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def settings():
+    """One thread: the layers here are tiny, and threads have tests of their own."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)

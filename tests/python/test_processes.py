@@ -25,14 +25,11 @@ def test_threads_share_weights_and_plans():
 
 def test_results_do_not_depend_on_torchs_threads():
     packed, x = weight_and_x()
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(machete.linear(x, packed))
-    finally:
-        torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(machete.linear(x, packed))
+        assert torch.get_num_threads() == count
     assert all(torch.equal(result, results[0]) for result in results)
 
 
