@@ -156,7 +156,7 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _dequantize(packed: Tensor, n: int, k: int, dtype: torch.dtype) -> Tensor:
-    weight = native.dequantize(packed.cpu())
+    weight = torch.from_dlpack(native.dequantize(packed.cpu()))
     if tuple(weight.shape) != (n, k):
         raise ValueError(f"packed is {list(weight.shape)}, not [{n}, {k}]; pass the sizes of its header")
     return weight.to(device=packed.device, dtype=dtype)

@@ -1,7 +1,9 @@
 """Weights: quantised ones in canonical form, and packed ones in the order that the kernels read."""
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +11,11 @@ from torch import Tensor
 from machete._native import DTYPES, name_of, native
 
 HEADER_BYTES = 128
+
+
+def _tensors(parts: Sequence[Any]) -> Iterator[Tensor | None]:
+    """What the library returns, as torch's tensors: newer versions of tvm-ffi have converted it already."""
+    return (None if part is None else torch.from_dlpack(part) for part in parts)
 
 
 def aligned(data: Tensor) -> Tensor:
@@ -69,8 +76,7 @@ class PackedWeight:
 
     def unpack(self) -> QuantizedWeight:
         """The canonical form again, bit for bit, in CPU memory."""
-        qweight, scales, zero_points = native.unpack(self.data.cpu())
-        return QuantizedWeight(qweight, scales, zero_points, self.weight_type, self.k, self.group_size)
+        return QuantizedWeight(*_tensors(native.unpack(self.data.cpu())), self.weight_type, self.k, self.group_size)
 
     def dequantize(self) -> Tensor:
         """W [N, K] of `dtype`, on the weight's device; each value scale * (q - zero) rounded once."""
@@ -110,7 +116,7 @@ def quantize(
     values = weight.detach().to(device="cpu", dtype=torch.float32).contiguous()
     scale_type = name_of("dtype", dtype)
     parts = native.quantize(values, weight_type, group_size, scale_type, search)
-    return QuantizedWeight(*parts, weight_type, values.shape[1], group_size)
+    return QuantizedWeight(*_tensors(parts), weight_type, values.shape[1], group_size)
 
 
 def prepack(
@@ -138,4 +144,4 @@ def prepack(
         name_of("dtype", dtype),
         round_scales,
     )
-    return PackedWeight.from_tensor(packed.to(weight.qweight.device if device is None else device))
+    return PackedWeight.from_tensor(torch.from_dlpack(packed).to(weight.qweight.device if device is None else device))
