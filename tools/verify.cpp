@@ -43,6 +43,7 @@ struct Options {
   std::vector<DataType> a_types = {DataType::kBf16, DataType::kF16};
   std::uint64_t seed = 0;
   std::optional<Device> device;
+  bool round_scales = false;
   bool json = false;
 
   Device target() const { return device ? *device : default_device(); }
@@ -115,11 +116,17 @@ Status run_layer(const reference::QuantizedTensor& weight, const Options& option
   PrepackOptions prepack_options;
   prepack_options.device = device;
   prepack_options.scale_type = result.a_type;
+  prepack_options.round_scales = options.round_scales;
   const Result<PackedWeight> packed = prepack(view, prepack_options);
   if (!packed.ok()) return packed.status();
   const Result<UnpackedWeight> unpacked = unpack(*packed);
   if (!unpacked.ok()) return unpacked.status();
   if (unpacked->qweight != weight.qweight) return {StatusCode::kCorrupt, "prepacking and unpacking changed the weight"};
+  QuantizedWeight exact = view;  // what the kernel has: of its own scales and zero points
+  exact.scales = unpacked->scales.data();
+  exact.scale_type = result.a_type;
+  exact.zero_points = view.zero_points == nullptr ? nullptr : unpacked->zero_points.data();
+  exact.zero_point_type = unpacked->zero_point_type;
 
   Problem problem;
   problem.m = options.m;
@@ -154,13 +161,13 @@ Status run_layer(const reference::QuantizedTensor& weight, const Options& option
   if (Status s = run(*chosen, arguments, workspace->get(), chosen->workspace_size()); !s.ok()) return s;
   if (Status s = memory::synchronize(device, {}); !s.ok()) return s;
   if (Status s = memory::copy(d.data(), cpu, d_memory->get(), device, d.size()); !s.ok()) return s;
-  result.report = reference::check_linear(problem, a.data(), view, d.data());
+  result.report = reference::check_linear(problem, a.data(), exact, d.data());
   if (!result.report.passed) {
     result.fault = fmt::format(
         "element ({}, {}) is off by {:.3g} times its bound; repeat: machete verify {} --m {} --a "
-        "{} --device {} --seed {}",
+        "{} --device {} --seed {}{}",
         result.report.worst_m, result.report.worst_n, result.report.max_ratio, options.file, options.m,
-        name_of(result.a_type), to_string(device), options.seed);
+        name_of(result.a_type), to_string(device), options.seed, options.round_scales ? " --round-scales" : "");
   }
   const Result<double> us = time_runs(*chosen, arguments, workspace->get());
   if (!us.ok()) return us.status();
@@ -441,6 +448,8 @@ Examples:
   command->add_option("--m", options->m, "tokens; default 32")->check(CLI::Range(1, 65536))->option_text("M");
   add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
   command->add_option("--seed", options->seed, "of the activations; default 0")->type_name("SEED");
+  command->add_flag("--round-scales", options->round_scales,
+                    "round scales and zero points that the activation type cannot hold, instead of refusing them");
   add_device(*command, options->device);
   add_json(*command, options->json);
   return {command, [options] { return verify(*options); }};
