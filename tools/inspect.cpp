@@ -65,7 +65,7 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
   if (!foreign.ok()) return foreign.status();
   for (const formats::ForeignLayer& layer : *foreign) {
     const bool readable = layer.obstacle.empty();
-    entries.push_back({layer.name, std::string(name_of(layer.format)), layer.n, layer.k, layer.bits,
+    entries.push_back({layer.name, std::string(layer.format->name), layer.n, layer.k, layer.bits,
                        readable ? std::string(name_of(layer.type)) : std::string(), layer.group_size,
                        readable ? next_step(layer.type, "machete convert") : layer.obstacle});
   }
@@ -135,8 +135,8 @@ Status inspect(const Options& options) {
 Command add_inspect(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "What a checkpoint holds, and what can be done with it");
   command->footer(
-      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ (both versions), AutoAWQ and
-compressed-tensors (pack-quantized).
+      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ, AutoAWQ, compressed-tensors
+and GGUF; of fp8, MXFP4 and NVFP4 it says that they cannot be read yet.
 
 Examples:
   machete inspect model.safetensors

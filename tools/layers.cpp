@@ -17,8 +17,8 @@ namespace {
 constexpr std::string_view kWeightSuffix = ".weight";
 
 /// Two-dimensional weights that are looked up, or so small or sensitive that nobody quantises them.
-constexpr std::array<std::string_view, 9> kNotLinear = {"embed",  "wte",     "wpe",    "position",    "norm",
-                                                        "rotary", "lm_head", "router", ".gate.weight"};
+constexpr std::array<std::string_view, 10> kNotLinear = {"embed", "token_embd", "wte",     "wpe",    "position",
+                                                         "norm",  "rotary",     "lm_head", "router", ".gate.weight"};
 
 bool ends_with(std::string_view text, std::string_view suffix) {
   return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
@@ -63,7 +63,7 @@ Status check_globs(const char* option, const std::vector<std::string>& globs,
 
 const char* const kLayerRule =
     R"(Quantised are the weights of linear layers: two-dimensional floating-point tensors named *.weight whose name holds none
-of embed, wte, wpe, position, norm, rotary, lm_head, router, .gate.weight. --only replaces the rule about names, --skip
+of embed, token_embd, wte, wpe, position, norm, rotary, lm_head, router, .gate.weight. --only replaces the rule about names, --skip
 takes layers out; both take globs of tensor or layer names.)";
 
 std::string layer_name(const std::string& tensor) {

@@ -15,16 +15,29 @@ using formats::Manifest;
 using formats::QuantizedLayer;
 using formats::TensorInfo;
 
+Status check_kept(const formats::Checkpoint& checkpoint, const Rewrite& rewrite) {
+  for (const formats::Tensor& tensor : rewrite.kept) {
+    if (formats::bits_of_dtype(tensor.dtype) != 0) continue;
+    return {
+        StatusCode::kUnsupported,
+        fmt::format("{}: tensor {} is {}, which a safetensors file cannot hold; quantise the model to Q4_0, Q4_1 or "
+                    "Q8_0 throughout (llama-quantize --pure)",
+                    checkpoint.path(), formats::quote(tensor.name), tensor.dtype)};
+  }
+  return {};
+}
+
 Status write_checkpoint(const formats::Checkpoint& checkpoint, const std::string& output, const std::string& what,
                         Rewrite& rewrite, const std::function<Result<reference::QuantizedTensor>(std::size_t)>& make) {
   std::error_code error;
-  for (const formats::SafetensorsFile& file : checkpoint.files()) {
+  for (const formats::TensorFile& file : checkpoint.files()) {
     if (std::filesystem::equivalent(file.path(), output, error)) {
       return {StatusCode::kInvalidArgument,
               fmt::format("{}: is part of the input, which would be lost; choose another output", output)};
     }
   }
   const std::vector<QuantizedLayer>& layers = rewrite.manifest.layers;
+  if (Status status = check_kept(checkpoint, rewrite); !status.ok()) return status;
   std::vector<TensorInfo> tensors(rewrite.kept.begin(), rewrite.kept.end());
   std::int64_t elements = 0;
   for (const QuantizedLayer& layer : layers) {

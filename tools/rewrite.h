@@ -18,6 +18,9 @@ struct Rewrite {
   std::vector<formats::Tensor> kept;  // as they are
 };
 
+/// What stays must be what a safetensors file can hold; GGUF's blocks are not.
+Status check_kept(const formats::Checkpoint& checkpoint, const Rewrite& rewrite);
+
 /// Writes it, all or nothing, layer by layer as make(index into the manifest's layers) gives them, with progress under
 /// the heading `what`. Errors: an output that is part of the input, what make returns, what the file system says.
 Status write_checkpoint(const formats::Checkpoint& checkpoint, const std::string& output, const std::string& what,

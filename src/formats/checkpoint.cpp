@@ -7,10 +7,14 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
+
+#include "formats/gguf.h"
+#include "formats/safetensors.h"
 
 namespace machete::formats {
 namespace {
@@ -18,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kFileSuffix = ".safetensors";
+constexpr std::string_view kGgufSuffix = ".gguf";
 constexpr std::string_view kIndexSuffix = ".safetensors.index.json";
 constexpr std::uintmax_t kMaxIndexBytes = 100'000'000;
 
@@ -29,23 +34,24 @@ Status corrupt(const std::string& path, const std::string& what) {
   return {StatusCode::kCorrupt, fmt::format("{}: {}", path, what)};
 }
 
-/// The checkpoint in a folder: an index before a single file.
+/// The checkpoint in a folder: an index before a single file, safetensors before GGUF.
 Result<std::string> find_in_folder(const std::string& folder) {
-  std::vector<std::string> files, indices;
+  std::vector<std::string> files, ggufs, indices;
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     if (ends_with(name, kIndexSuffix)) indices.push_back(entry->path().string());
+    if (ends_with(name, kGgufSuffix)) ggufs.push_back(entry->path().string());
     if (ends_with(name, kFileSuffix)) files.push_back(entry->path().string());
   }
   if (error) return Status(StatusCode::kIo, fmt::format("{}: cannot read the folder: {}", folder, error.message()));
-  std::vector<std::string>& found = indices.empty() ? files : indices;
+  std::vector<std::string>& found = !indices.empty() ? indices : !files.empty() ? files : ggufs;
   std::sort(found.begin(), found.end());
   if (found.size() == 1) return found.front();
   if (found.empty()) {
     return Status(
         StatusCode::kIo,
-        fmt::format("{}: holds no *.safetensors and no *.safetensors.index.json; name the checkpoint", folder));
+        fmt::format("{}: holds no *.safetensors, *.safetensors.index.json or *.gguf; name the checkpoint", folder));
   }
   return Status(StatusCode::kIo,
                 fmt::format("{}: holds several checkpoints; name one of {}", folder, fmt::join(found, ", ")));
@@ -101,12 +107,19 @@ Result<Checkpoint> Checkpoint::open(const std::string& path) {
     return found.ok() ? open(*found) : found.status();
   }
   if (ends_with(path, ".json")) return open_index(path);
-  Result<SafetensorsFile> file = SafetensorsFile::open(path);
+  const Result<std::shared_ptr<const FileBytes>> bytes = FileBytes::map(path);
+  if (!bytes.ok()) return bytes.status();
+  Result<TensorFile> file = is_gguf(**bytes) ? parse_gguf(path, *bytes) : parse_safetensors(path, *bytes);
   if (!file.ok()) return file.status();
+  return of(*std::move(file), read_config(fs::path(path).parent_path().string()));
+}
+
+Checkpoint Checkpoint::of(TensorFile file, Result<QuantizationConfig> config) {
   Checkpoint checkpoint;
-  checkpoint.path_ = path;
-  checkpoint.metadata_ = file->metadata();
-  checkpoint.files_.push_back(*std::move(file));
+  checkpoint.path_ = file.path();
+  checkpoint.metadata_ = file.metadata();
+  checkpoint.config_ = std::move(config);
+  checkpoint.files_.push_back(std::move(file));
   return checkpoint;
 }
 
@@ -115,10 +128,11 @@ Result<Checkpoint> Checkpoint::open_index(const std::string& path) {
   if (!shards.ok()) return shards.status();
   Checkpoint checkpoint;
   checkpoint.path_ = path;
+  checkpoint.config_ = read_config(fs::path(path).parent_path().string());
   std::map<std::string, std::size_t> opened;
   for (const auto& [tensor, shard] : *shards) opened.emplace(shard, 0);
   for (auto& [shard, number] : opened) {
-    Result<SafetensorsFile> file = SafetensorsFile::open((fs::path(path).parent_path() / shard).string());
+    Result<TensorFile> file = open_safetensors((fs::path(path).parent_path() / shard).string());
     if (!file.ok()) return file.status();
     number = checkpoint.files_.size();
     checkpoint.metadata_.insert(file->metadata().begin(), file->metadata().end());

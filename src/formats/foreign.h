@@ -11,32 +11,40 @@
 
 namespace machete::formats {
 
-/// How other tools lay out quantised layers. Eight 4-bit elements share an int32 in each, the first in its lowest bits.
-///
-/// | format        | qweight               | packed along                          | zero points          |
-/// |---------------|-----------------------|---------------------------------------|----------------------|
-/// | gptq          | qweight [K/8, N]      | K                                     | qzeros, less 1, on N |
-/// | gptq_v2       | the same              | K                                     | qzeros, on N         |
-/// | awq           | qweight [K, N/8]      | N, in the order 0 2 4 6 1 3 5 7       | qzeros, likewise     |
-/// | pack-quantized| weight_packed [N,K/8] | K; elements and zero points plus 8    | none, or on N        |
-enum class ForeignFormat { kGptq, kGptqV2, kAwq, kPackQuantized };
-std::string_view name_of(ForeignFormat format);
+struct Format;
 
-/// One layer of another tool's checkpoint, as the layer of ours that it becomes: of type u4 where a zero point differs
-/// from 8, its scales as they are, its source_dtype the name of the format.
+/// One layer of another tool's checkpoint, as the layer of ours that it becomes: with zero points where one differs
+/// from the middle (8 or 128), its source_dtype the name of the format.
 struct ForeignLayer : QuantizedLayer {
-  ForeignFormat format = ForeignFormat::kGptq;
+  const Format* format = nullptr;
   int bits = 0;
   std::vector<std::string> parts;  // the tensors it consists of, its bias left out
   std::string obstacle;            // why it cannot be read as one of our types; empty if it can
 };
 
-/// The layers that other tools have quantised, recognised by the names, dtypes and shapes of their tensors; for GPTQ's
-/// version, which does not show there, by config.json or quantize_config.json beside the checkpoint (version 1 unless
-/// either says gptq_v2). Errors name the tensor whose shape or dtype contradicts the others.
+/// How another tool lays out quantised layers. A format is a file that defines one, and a line in
+/// format_list.h.
+struct Format {
+  std::string_view name;
+
+  /// The name of the layer that `tensor` holds the weights of; empty if it holds none of this format. Decided by names,
+  /// dtypes and shapes, and by the configuration where these do not tell.
+  std::string (*recognise)(const Checkpoint& checkpoint, const Tensor& tensor);
+
+  /// The layer without its elements. What contradicts itself is an error that names the tensor; what we have no type
+  /// for is an obstacle.
+  Result<ForeignLayer> (*describe)(const Checkpoint& checkpoint, const Tensor& tensor, const std::string& layer);
+
+  /// The layer in canonical form; the layer has no obstacle. Null for formats whose layers all have one.
+  reference::QuantizedTensor (*read)(const Checkpoint& checkpoint, const ForeignLayer& layer);
+};
+
+/// The layers that other tools have quantised, in the order of the checkpoint. Errors name the tensor that contradicts
+/// the others.
 Result<std::vector<ForeignLayer>> find_foreign_layers(const Checkpoint& checkpoint);
 
-/// The layer in canonical form; the same codes, zero points and scales, bit for bit. The layer has no obstacle.
-reference::QuantizedTensor read_foreign_layer(const Checkpoint& checkpoint, const ForeignLayer& layer);
+/// The layer in canonical form; what its format's section in docs/formats.md says, bit for bit. The layer has no
+/// obstacle. Errors: scales or zero points that are not finite.
+Result<reference::QuantizedTensor> read_foreign_layer(const Checkpoint& checkpoint, const ForeignLayer& layer);
 
 }  // namespace machete::formats

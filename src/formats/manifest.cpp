@@ -77,11 +77,6 @@ Status check_tensors(const Checkpoint& checkpoint, const QuantizedLayer& layer) 
   return {};
 }
 
-std::vector<std::uint8_t> copy_bytes(const Tensor* tensor) {
-  const auto* bytes = static_cast<const std::uint8_t*>(tensor->data);
-  return {bytes, bytes + tensor->bytes};
-}
-
 }  // namespace
 
 std::vector<TensorInfo> QuantizedLayer::tensors() const {
@@ -156,9 +151,9 @@ Result<Manifest> read_manifest(const Checkpoint& checkpoint) {
 
 reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const QuantizedLayer& layer) {
   reference::QuantizedTensor weight = layer.weight();
-  weight.qweight = copy_bytes(checkpoint.find(layer.name + ".qweight"));
-  weight.scales = copy_bytes(checkpoint.find(layer.name + ".scales"));
-  if (has_zero_points(layer.type)) weight.zero_points = copy_bytes(checkpoint.find(layer.name + ".zero_points"));
+  weight.qweight = copy_bytes(*checkpoint.find(layer.name + ".qweight"));
+  weight.scales = copy_bytes(*checkpoint.find(layer.name + ".scales"));
+  if (has_zero_points(layer.type)) weight.zero_points = copy_bytes(*checkpoint.find(layer.name + ".zero_points"));
   return weight;
 }
 

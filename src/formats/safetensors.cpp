@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,45 +30,6 @@ std::string errno_text() { return std::generic_category().message(errno); }
 Status io_error(const std::string& path, const char* attempt) {
   return {StatusCode::kIo, fmt::format("{}: cannot {}: {}", path, attempt, errno_text())};
 }
-
-/// The whole file, read-only.
-class Mapping {
- public:
-  static Result<std::shared_ptr<const Mapping>> open(const std::string& path) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) return io_error(path, "open it");
-    struct stat status = {};
-    void* data = MAP_FAILED;
-    const bool known = ::fstat(file, &status) == 0;
-    const bool regular = known && S_ISREG(status.st_mode);
-    const auto size = static_cast<std::size_t>(status.st_size);
-    const bool large_enough = regular && size >= kLengthBytes;
-    if (large_enough) data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-    const Status failure = io_error(path, "map it");
-    ::close(file);
-    if (known && !regular) return Status(StatusCode::kIo, fmt::format("{}: not a regular file", path));
-    if (regular && !large_enough) {
-      return Status(StatusCode::kCorrupt,
-                    fmt::format("{}: {} bytes are too few for a safetensors file, which begins with the 8-byte length "
-                                "of its header; fetch the file again",
-                                path, size));
-    }
-    if (data == MAP_FAILED) return failure;
-    return std::shared_ptr<const Mapping>(new Mapping(data, size));
-  }
-
-  ~Mapping() { ::munmap(data_, size_); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  const std::uint8_t* bytes() const { return static_cast<const std::uint8_t*>(data_); }
-  std::size_t size() const { return size_; }
-
- private:
-  Mapping(void* data, std::size_t size) : data_(data), size_(size) {}
-  void* data_;
-  std::size_t size_;
-};
 
 std::uint64_t load_length(const std::uint8_t* bytes) {
   std::uint64_t length = 0;
@@ -190,80 +150,70 @@ void check_coverage(const std::vector<Tensor>& tensors, const std::uint8_t* data
   }
 }
 
-std::size_t header_length(const Mapping& file) {
-  const std::uint64_t length = load_length(file.bytes());
+std::size_t header_length(const FileBytes& file) {
+  if (file.size() < kLengthBytes) {
+    throw Contradiction{
+        fmt::format("{} bytes are too few for a safetensors file, which begins with the 8-byte length of its header; "
+                    "fetch the file again",
+                    file.size())};
+  }
+  const std::uint64_t length = load_length(file.data());
   if (length > file.size() - kLengthBytes) {
     throw Contradiction{
         fmt::format("its header is said to have {} bytes, but {} follow; this is no safetensors file, "
                     "or it is cut short: fetch it again",
                     length, file.size() - kLengthBytes)};
   }
-  if (length > SafetensorsFile::kMaxHeaderBytes) {
-    throw Contradiction{
-        fmt::format("a header of {} bytes exceeds the limit of {}", length, SafetensorsFile::kMaxHeaderBytes)};
+  if (length > kMaxSafetensorsHeader) {
+    throw Contradiction{fmt::format("a header of {} bytes exceeds the limit of {}", length, kMaxSafetensorsHeader)};
   }
   return static_cast<std::size_t>(length);
 }
 
+Metadata parse_metadata(const Json& json) {
+  if (!json.is_object()) throw Contradiction{fmt::format("{} must be an object of strings", kMetadataKey)};
+  Metadata metadata;
+  for (const auto& [key, value] : json.items()) {
+    if (!value.is_string()) {
+      throw Contradiction{fmt::format("{}: the value of {} must be a string", kMetadataKey, quote(key))};
+    }
+    metadata.emplace(key, value.get<std::string>());
+  }
+  return metadata;
+}
+
+TensorFile parse(const std::string& path, std::shared_ptr<const FileBytes> file) {
+  const std::size_t length = header_length(*file);
+  const std::uint8_t* data = file->data() + kLengthBytes + length;
+  const std::size_t data_bytes = file->size() - kLengthBytes - length;
+  const char* begin = reinterpret_cast<const char*>(file->data()) + kLengthBytes;
+  if (length == 0 || *begin != '{') throw Contradiction{"its header must begin with '{'"};
+  const Json header = parse_strictly(begin, begin + length);
+  std::vector<Tensor> tensors;
+  Metadata metadata;
+  for (const auto& [name, json] : header.items()) {
+    if (name == kMetadataKey) {
+      metadata = parse_metadata(json);
+      continue;
+    }
+    try {
+      tensors.push_back(parse_tensor(name, json, data, data_bytes));
+    } catch (const Contradiction& contradiction) {
+      const std::string prefix = fmt::format("tensor {}: ", quote(name));
+      const bool named = contradiction.message.compare(0, prefix.size(), prefix) == 0;
+      throw Contradiction{(named ? "" : prefix) + contradiction.message};
+    }
+  }
+  TensorFile result(path, std::move(file), std::move(tensors), std::move(metadata));
+  check_coverage(result.tensors(), data, data_bytes);
+  return result;
+}
+
 }  // namespace
 
-struct SafetensorsFile::Contents {
-  std::string path;
-  std::shared_ptr<const Mapping> mapping;
-  std::vector<Tensor> tensors;
-  std::map<std::string, std::size_t, std::less<>> index;  // into tensors
-  Metadata metadata;
-
-  void parse() {
-    const std::size_t length = header_length(*mapping);
-    const std::uint8_t* data = mapping->bytes() + kLengthBytes + length;
-    const std::size_t data_bytes = mapping->size() - kLengthBytes - length;
-    const char* begin = reinterpret_cast<const char*>(mapping->bytes()) + kLengthBytes;
-    if (length == 0 || *begin != '{') throw Contradiction{"its header must begin with '{'"};
-    const Json header = parse_strictly(begin, begin + length);
-    for (const auto& [name, json] : header.items()) {
-      if (name == kMetadataKey) {
-        parse_metadata(json);
-        continue;
-      }
-      try {
-        tensors.push_back(parse_tensor(name, json, data, data_bytes));
-      } catch (const Contradiction& contradiction) {
-        const std::string prefix = fmt::format("tensor {}: ", quote(name));
-        const bool named = contradiction.message.compare(0, prefix.size(), prefix) == 0;
-        throw Contradiction{(named ? "" : prefix) + contradiction.message};
-      }
-    }
-    // Of tensors that begin together at most one is not empty; it comes last. Equal ones keep the order of their names.
-    std::stable_sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) {
-      return std::pair(a.data, a.bytes) < std::pair(b.data, b.bytes);
-    });
-    check_coverage(tensors, data, data_bytes);
-    for (std::size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
-  }
-
-  void parse_metadata(const Json& json) {
-    if (!json.is_object()) throw Contradiction{fmt::format("{} must be an object of strings", kMetadataKey)};
-    for (const auto& [key, value] : json.items()) {
-      if (!value.is_string()) {
-        throw Contradiction{fmt::format("{}: the value of {} must be a string", kMetadataKey, quote(key))};
-      }
-      metadata.emplace(key, value.get<std::string>());
-    }
-  }
-};
-
-Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
-  Result<std::shared_ptr<const Mapping>> mapping = Mapping::open(path);
-  if (!mapping.ok()) return mapping.status();
+Result<TensorFile> parse_safetensors(const std::string& path, std::shared_ptr<const FileBytes> bytes) {
   try {
-    auto contents = std::make_shared<Contents>();
-    contents->path = path;
-    contents->mapping = *std::move(mapping);
-    contents->parse();
-    SafetensorsFile file;
-    file.contents_ = std::move(contents);
-    return file;
+    return parse(path, std::move(bytes));
   } catch (const Contradiction& contradiction) {
     return Status(StatusCode::kCorrupt, fmt::format("{}: {}", path, contradiction.message));
   } catch (const Json::exception& error) {
@@ -273,17 +223,13 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   }
 }
 
-const std::string& SafetensorsFile::path() const { return contents_->path; }
-const std::vector<Tensor>& SafetensorsFile::tensors() const { return contents_->tensors; }
-const Metadata& SafetensorsFile::metadata() const { return contents_->metadata; }
-
-const Tensor* SafetensorsFile::find(std::string_view name) const {
-  const auto found = contents_->index.find(name);
-  return found == contents_->index.end() ? nullptr : &contents_->tensors[found->second];
+Result<TensorFile> open_safetensors(const std::string& path) {
+  Result<std::shared_ptr<const FileBytes>> bytes = FileBytes::map(path);
+  if (!bytes.ok()) return bytes.status();
+  return parse_safetensors(path, *std::move(bytes));
 }
 
-// --- Writing
-// ----------------------------------------------------------------------------------------------------------
+// --- Writing ---------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -415,10 +361,9 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std
   } catch (const Json::exception&) {
     return Status(StatusCode::kInvalidArgument, fmt::format("{}: names and metadata must be UTF-8", path));
   }
-  if (state->header_bytes > SafetensorsFile::kMaxHeaderBytes) {
-    return Status(StatusCode::kInvalidArgument,
-                  fmt::format("{}: a header of {} bytes exceeds the format's limit of {}", path, state->header_bytes,
-                              SafetensorsFile::kMaxHeaderBytes));
+  if (state->header_bytes > kMaxSafetensorsHeader) {
+    return Status(StatusCode::kInvalidArgument, fmt::format("{}: a header of {} bytes exceeds the format's limit of {}",
+                                                            path, state->header_bytes, kMaxSafetensorsHeader));
   }
   if (const Status status = state->open_partial(); !status.ok()) return status;
   return SafetensorsWriter(std::move(state));

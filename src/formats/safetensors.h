@@ -7,28 +7,17 @@
 #include <vector>
 
 #include "formats/tensor.h"
+#include "formats/tensor_file.h"
 #include "machete/status.h"
 
 namespace machete::formats {
 
-/// A safetensors file, mapped: opening it reads the header alone, tensors are read as they are touched. Copies share
-/// the mapping. Nothing in the file is trusted: whatever contradicts the format is an error that names file, tensor
-/// and rule, and no accepted file leads to a read outside the mapping.
-class SafetensorsFile {
- public:
-  static constexpr std::size_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+constexpr std::size_t kMaxSafetensorsHeader = 100'000'000;  // bytes, the format's own limit
 
-  static Result<SafetensorsFile> open(const std::string& path);
-
-  const std::string& path() const;
-  const std::vector<Tensor>& tensors() const;       // in the order of their bytes
-  const Tensor* find(std::string_view name) const;  // null if there is none
-  const Metadata& metadata() const;                 // __metadata__
-
- private:
-  struct Contents;
-  std::shared_ptr<const Contents> contents_;
-};
+/// A safetensors file. Nothing in it is trusted: whatever contradicts the format is an error that names file, tensor
+/// and rule, and no accepted file leads to a read outside its bytes.
+Result<TensorFile> open_safetensors(const std::string& path);
+Result<TensorFile> parse_safetensors(const std::string& path, std::shared_ptr<const FileBytes> bytes);
 
 /// Writes a safetensors file piece by piece, so that a model need never be in memory. The file appears under its name
 /// when commit() succeeds, complete; otherwise nothing does, and what was there before stays. Equal input gives equal

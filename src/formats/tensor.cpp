@@ -82,6 +82,11 @@ Result<std::int64_t> bytes_of_tensor(const TensorInfo& info) {
   return bits / 8;
 }
 
+std::vector<std::uint8_t> copy_bytes(const Tensor& tensor) {
+  const auto* bytes = static_cast<const std::uint8_t*>(tensor.data);
+  return {bytes, bytes + tensor.bytes};
+}
+
 Result<std::vector<float>> to_floats(const Tensor& tensor) {
   if (!is_floating(tensor.dtype)) {
     return Status(StatusCode::kUnsupported, fmt::format("tensor {}: dtype {} must be F64, F32, F16 or BF16",
@@ -116,6 +121,14 @@ std::string quote(std::string_view text) {
   const bool cut = text.size() > kLongest;
   const nlohmann::json string = std::string(text.substr(0, kLongest));
   return string.dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::json::error_handler_t::replace) + (cut ? "..." : "");
+}
+
+bool is_utf8(std::string_view text) {
+  try {
+    return !nlohmann::json(std::string(text)).dump().empty();
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
 }
 
 bool has_control_characters(std::string_view text) {

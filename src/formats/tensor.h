@@ -41,6 +41,9 @@ Result<std::int64_t> bytes_of_tensor(const TensorInfo& info);
 /// Whether the elements are real numbers that to_floats() reads: F64, F32, F16 or BF16.
 bool is_floating(std::string_view dtype);
 
+/// Its bytes, copied.
+std::vector<std::uint8_t> copy_bytes(const Tensor& tensor);
+
 /// The elements as fp32, each F64 rounded once.
 Result<std::vector<float>> to_floats(const Tensor& tensor);
 
@@ -49,6 +52,8 @@ std::string to_string(const std::vector<std::int64_t>& shape);
 
 /// A string of foreign origin, fit for a terminal: quoted, escaped, and cut where it is very long.
 std::string quote(std::string_view text);
+
+bool is_utf8(std::string_view text);
 
 /// Whether the text holds control characters, which a terminal might obey.
 bool has_control_characters(std::string_view text);

@@ -16,32 +16,37 @@
 #include <vector>
 
 #include "formats/safetensors.h"
+#include "reference/dequantize.h"
 #include "tests/cpu/folder.h"
 
 namespace machete::formats {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 /// A quantised layer as numbers.
 struct Numbers {
+  int bits;
   std::int64_t n, k, group_size;
-  std::vector<int> codes;             // [N, K], 0...15
+  std::vector<int> codes;             // [N, K], counted from the lowest
   std::vector<int> zeros;             // [groups, N]
   std::vector<std::uint16_t> scales;  // [groups, N], bits
 
   std::int64_t groups() const { return (k + group_size - 1) / group_size; }
   int code(std::int64_t row, std::int64_t column) const { return codes[static_cast<std::size_t>(row * k + column)]; }
+  std::int64_t per_word() const { return 32 / bits; }
+  int middle() const { return 1 << (bits - 1); }
 };
 
-Numbers numbers(std::int64_t n, std::int64_t k, std::int64_t group_size, bool symmetric) {
+/// Zero points, where they differ, are 1 ... 2^bits - 1, which every format holds.
+Numbers numbers(int bits, std::int64_t n, std::int64_t k, std::int64_t group_size, bool symmetric) {
   std::mt19937 random(static_cast<unsigned>(n * 31 + k));
-  Numbers x{n, k, group_size, {}, {}, {}};
-  for (std::int64_t i = 0; i < n * k; ++i) x.codes.push_back(static_cast<int>(random() % 16));
+  Numbers x{bits, n, k, group_size, {}, {}, {}};
+  const unsigned codes = 1u << bits;
+  for (std::int64_t i = 0; i < n * k; ++i) x.codes.push_back(static_cast<int>(random() % codes));
   for (std::int64_t i = 0; i < x.groups() * n; ++i) {
-    x.zeros.push_back(symmetric ? 8 : static_cast<int>(1 + random() % 15));
+    x.zeros.push_back(symmetric ? x.middle() : static_cast<int>(1 + random() % (codes - 1)));
     x.scales.push_back(static_cast<std::uint16_t>(0x2000 + random() % 0x800));
   }
   return x;
@@ -69,24 +74,26 @@ class File {
   std::map<std::string, std::vector<std::uint8_t>> bytes_;
 };
 
-void put(std::vector<std::uint32_t>& words, std::int64_t word, std::int64_t place, int value) {
-  words[static_cast<std::size_t>(word)] |= static_cast<std::uint32_t>(value) << (4 * place);
+void put(std::vector<std::uint32_t>& words, int bits, std::int64_t word, std::int64_t place, int value) {
+  words[static_cast<std::size_t>(word)] |= static_cast<std::uint32_t>(value) << (bits * place);
 }
 
-/// k runs down a column of int32, eight to a word; zero points along N, one less than they mean in version 1.
-void add_gptq(File& file, const std::string& name, const Numbers& x, bool v2) {
-  std::vector<std::uint32_t> qweight(static_cast<std::size_t>(x.k / 8 * x.n));
-  std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(x.groups() * x.n / 8));
+/// k runs down a column of int32; zero points along N, `less` than they mean: 1 in version 1.
+void add_gptq(File& file, const std::string& name, const Numbers& x, int less) {
+  const std::int64_t per_word = x.per_word();
+  std::vector<std::uint32_t> qweight(static_cast<std::size_t>(x.k / per_word * x.n));
+  std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(x.groups() * x.n / per_word));
   std::vector<std::int32_t> g_idx;
   for (std::int64_t n = 0; n < x.n; ++n) {
-    for (std::int64_t k = 0; k < x.k; ++k) put(qweight, k / 8 * x.n + n, k % 8, x.code(n, k));
+    for (std::int64_t k = 0; k < x.k; ++k) put(qweight, x.bits, k / per_word * x.n + n, k % per_word, x.code(n, k));
     for (std::int64_t g = 0; g < x.groups(); ++g) {
-      put(qzeros, g * (x.n / 8) + n / 8, n % 8, x.zeros[static_cast<std::size_t>(g * x.n + n)] - (v2 ? 0 : 1));
+      const int zero = x.zeros[static_cast<std::size_t>(g * x.n + n)] - less;
+      put(qzeros, x.bits, g * (x.n / per_word) + n / per_word, n % per_word, zero);
     }
   }
   for (std::int64_t k = 0; k < x.k; ++k) g_idx.push_back(static_cast<std::int32_t>(k / x.group_size));
-  file.add(name + ".qweight", "I32", {x.k / 8, x.n}, qweight);
-  file.add(name + ".qzeros", "I32", {x.groups(), x.n / 8}, qzeros);
+  file.add(name + ".qweight", "I32", {x.k / per_word, x.n}, qweight);
+  file.add(name + ".qzeros", "I32", {x.groups(), x.n / per_word}, qzeros);
   file.add(name + ".scales", "F16", {x.groups(), x.n}, x.scales);
   file.add(name + ".g_idx", "I32", {x.k}, g_idx);
 }
@@ -97,9 +104,9 @@ void add_awq(File& file, const std::string& name, const Numbers& x) {
   std::vector<std::uint32_t> qweight(static_cast<std::size_t>(x.k * x.n / 8));
   std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(x.groups() * x.n / 8));
   for (std::int64_t n = 0; n < x.n; ++n) {
-    for (std::int64_t k = 0; k < x.k; ++k) put(qweight, k * (x.n / 8) + n / 8, nibble_of(n % 8), x.code(n, k));
+    for (std::int64_t k = 0; k < x.k; ++k) put(qweight, 4, k * (x.n / 8) + n / 8, nibble_of(n % 8), x.code(n, k));
     for (std::int64_t g = 0; g < x.groups(); ++g) {
-      put(qzeros, g * (x.n / 8) + n / 8, nibble_of(n % 8), x.zeros[static_cast<std::size_t>(g * x.n + n)]);
+      put(qzeros, 4, g * (x.n / 8) + n / 8, nibble_of(n % 8), x.zeros[static_cast<std::size_t>(g * x.n + n)]);
     }
   }
   file.add(name + ".qweight", "I32", {x.k, x.n / 8}, qweight);
@@ -107,25 +114,47 @@ void add_awq(File& file, const std::string& name, const Numbers& x) {
   file.add(name + ".scales", "F16", {x.groups(), x.n}, x.scales);
 }
 
-/// k runs along a row of int32, values plus 8; scales [N, groups]; zero points, plus 8, along N.
+/// [groups, N] as [N, groups].
+template <class T, class From>
+std::vector<T> by_row(const Numbers& x, const std::vector<From>& values, int less = 0) {
+  std::vector<T> result(values.size());
+  for (std::int64_t n = 0; n < x.n; ++n) {
+    for (std::int64_t g = 0; g < x.groups(); ++g) {
+      const From value = values[static_cast<std::size_t>(g * x.n + n)];
+      result[static_cast<std::size_t>(n * x.groups() + g)] = static_cast<T>(value - less);
+    }
+  }
+  return result;
+}
+
+/// k runs along a row of int32, codes counted from the lowest; scales [N, groups]; zero points likewise, along N.
 void add_pack_quantized(File& file, const std::string& name, const Numbers& x, bool zero_points) {
-  const std::int64_t columns = (x.k + 7) / 8;
-  const std::int64_t zero_rows = (x.n + 7) / 8;
+  const std::int64_t per_word = x.per_word();
+  const std::int64_t columns = (x.k + per_word - 1) / per_word;
+  const std::int64_t zero_rows = (x.n + per_word - 1) / per_word;
   std::vector<std::uint32_t> packed(static_cast<std::size_t>(x.n * columns));
   std::vector<std::uint32_t> zeros(static_cast<std::size_t>(zero_rows * x.groups()));
-  std::vector<std::uint16_t> scales(static_cast<std::size_t>(x.n * x.groups()));
   for (std::int64_t n = 0; n < x.n; ++n) {
-    for (std::int64_t k = 0; k < x.k; ++k) put(packed, n * columns + k / 8, k % 8, x.code(n, k));
+    for (std::int64_t k = 0; k < x.k; ++k) put(packed, x.bits, n * columns + k / per_word, k % per_word, x.code(n, k));
     for (std::int64_t g = 0; g < x.groups(); ++g) {
-      const auto from = static_cast<std::size_t>(g * x.n + n);
-      scales[static_cast<std::size_t>(n * x.groups() + g)] = x.scales[from];
-      put(zeros, n / 8 * x.groups() + g, n % 8, x.zeros[from]);
+      const int zero = x.zeros[static_cast<std::size_t>(g * x.n + n)];
+      put(zeros, x.bits, n / per_word * x.groups() + g, n % per_word, zero);
     }
   }
   file.add(name + ".weight_packed", "I32", {x.n, columns}, packed);
-  file.add(name + ".weight_scale", "BF16", {x.n, x.groups()}, scales);
+  file.add(name + ".weight_scale", "BF16", {x.n, x.groups()}, by_row<std::uint16_t>(x, x.scales));
   file.add(name + ".weight_shape", "I64", {2}, std::vector<std::int64_t>{x.n, x.k});
   if (zero_points) file.add(name + ".weight_zero_point", "I32", {zero_rows, x.groups()}, zeros);
+}
+
+/// int8 as they are; codes and zero points 128 less than counted from the lowest.
+void add_int_quantized(File& file, const std::string& name, const Numbers& x, bool zero_points) {
+  std::vector<std::int8_t> weight;
+  for (const int code : x.codes) weight.push_back(static_cast<std::int8_t>(code - 128));
+  file.add(name + ".weight", "I8", {x.n, x.k}, weight);
+  file.add(name + ".weight_scale", "BF16", {x.n, x.groups()}, by_row<std::uint16_t>(x, x.scales));
+  if (!zero_points) return;
+  file.add(name + ".weight_zero_point", "I8", {x.n, x.groups()}, by_row<std::int8_t>(x, x.zeros, 128));
 }
 
 class Foreign : public tests::FolderTest {
@@ -150,75 +179,145 @@ class Foreign : public tests::FolderTest {
   }
 };
 
-void expect_same(const reference::QuantizedTensor& weight, const Numbers& x, bool symmetric) {
-  ASSERT_EQ(weight.n, x.n);
-  ASSERT_EQ(weight.k, x.k);
-  const std::int64_t row_bytes = (x.k + 1) / 2;
+void expect_same(const Checkpoint& checkpoint, const ForeignLayer& layer, const Numbers& x, WeightType type) {
+  ASSERT_EQ(layer.obstacle, "");
+  const Result<reference::QuantizedTensor> weight = read_foreign_layer(checkpoint, layer);
+  ASSERT_TRUE(weight.ok()) << weight.status().message();
+  ASSERT_EQ(name_of(weight->type), name_of(type));
+  ASSERT_EQ(weight->n, x.n);
+  ASSERT_EQ(weight->k, x.k);
+  const QuantizedWeight view = weight->view();
+  const reference::WeightReader reader(view);
   for (std::int64_t n = 0; n < x.n; ++n) {
-    for (std::int64_t k = 0; k < x.k; ++k) {
-      const std::uint8_t byte = weight.qweight[static_cast<std::size_t>(n * row_bytes + k / 2)];
-      ASSERT_EQ(k % 2 == 0 ? byte & 15 : byte >> 4, x.code(n, k)) << "row " << n << ", column " << k;
-    }
+    for (std::int64_t k = 0; k < x.k; ++k) ASSERT_EQ(reader.code(n, k), x.code(n, k)) << "row " << n << ", k " << k;
   }
-  ASSERT_EQ(weight.scales.size(), x.scales.size() * 2);
-  EXPECT_EQ(std::memcmp(weight.scales.data(), x.scales.data(), weight.scales.size()), 0);
-  if (symmetric) {
-    EXPECT_EQ(weight.type, WeightType::kU4b8);
-    EXPECT_TRUE(weight.zero_points.empty());
+  ASSERT_EQ(weight->scales.size(), x.scales.size() * 2);
+  EXPECT_EQ(std::memcmp(weight->scales.data(), x.scales.data(), weight->scales.size()), 0);
+  if (has_zero_points(type)) {
+    EXPECT_EQ(std::vector<int>(weight->zero_points.begin(), weight->zero_points.end()), x.zeros);
   } else {
-    EXPECT_EQ(weight.type, WeightType::kU4);
-    EXPECT_EQ(std::vector<int>(weight.zero_points.begin(), weight.zero_points.end()), x.zeros);
+    EXPECT_TRUE(weight->zero_points.empty());
   }
 }
 
 TEST_F(Foreign, EveryFormatIsReadBitForBit) {
-  for (const bool symmetric : {true, false}) {
-    for (const ForeignFormat format :
-         {ForeignFormat::kGptq, ForeignFormat::kGptqV2, ForeignFormat::kAwq, ForeignFormat::kPackQuantized}) {
-      const Numbers x = numbers(40, 192, 64, symmetric);
+  struct Case {
+    std::string format;
+    int bits;
+    WeightType symmetric, with_zeros;
+  };
+  for (const Case& each :
+       {Case{"gptq", 4, WeightType::kU4b8, WeightType::kU4}, Case{"gptq", 8, WeightType::kU8b128, WeightType::kU8},
+        Case{"gptq_v2", 4, WeightType::kU4b8, WeightType::kU4},
+        Case{"gptq_v2", 8, WeightType::kU8b128, WeightType::kU8}, Case{"awq", 4, WeightType::kU4b8, WeightType::kU4},
+        Case{"pack-quantized", 4, WeightType::kU4b8, WeightType::kU4},
+        Case{"pack-quantized", 8, WeightType::kU8b128, WeightType::kU8},
+        Case{"int-quantized", 8, WeightType::kS8, WeightType::kU8}}) {
+    for (const bool symmetric : {true, false}) {
+      SCOPED_TRACE(fmt::format("{}, {} bits, {}symmetric", each.format, each.bits, symmetric ? "" : "not "));
+      const Numbers x = numbers(each.bits, 40, 192, 64, symmetric);
       File file;
-      const bool v2 = format == ForeignFormat::kGptqV2;
-      config(fmt::format(R"({{"quantization_config": {{"checkpoint_format": "{}"}}}})", v2 ? "gptq_v2" : "gptq"));
-      switch (format) {
-        case ForeignFormat::kAwq:
-          add_awq(file, "a.proj", x);
-          break;
-        case ForeignFormat::kPackQuantized:
-          add_pack_quantized(file, "a.proj", x, !symmetric);
-          break;
-        default:
-          add_gptq(file, "a.proj", x, v2);
+      config(fmt::format(R"({{"quantization_config": {{"checkpoint_format": "{}"}}}})", each.format));
+      if (each.format == "awq") {
+        add_awq(file, "a.proj", x);
+      } else if (each.format == "pack-quantized") {
+        add_pack_quantized(file, "a.proj", x, !symmetric);
+      } else if (each.format == "int-quantized") {
+        add_int_quantized(file, "a.proj", x, !symmetric);
+      } else {
+        add_gptq(file, "a.proj", x, each.format == "gptq" ? 1 : 0);
       }
       const Checkpoint checkpoint = write(file);
       const auto layers = found(checkpoint);
       ASSERT_EQ(layers.size(), 1u);
       EXPECT_EQ(layers[0].name, "a.proj");
-      EXPECT_EQ(layers[0].format, format);
-      EXPECT_EQ(layers[0].bits, 4);
+      EXPECT_EQ(layers[0].format->name, each.format);
+      EXPECT_EQ(layers[0].bits, each.bits);
       EXPECT_EQ(layers[0].group_size, 64);
-      EXPECT_EQ(layers[0].obstacle, "");
-      expect_same(read_foreign_layer(checkpoint, layers[0]), x, symmetric);
+      expect_same(checkpoint, layers[0], x, symmetric ? each.symmetric : each.with_zeros);
     }
   }
 }
 
 TEST_F(Foreign, PackQuantizedNeedsNoMultiplesOfEight) {
-  const Numbers x = numbers(13, 101, 101, true);
+  for (const int bits : {4, 8}) {
+    const Numbers x = numbers(bits, 13, 101, 101, true);
+    File file;
+    add_pack_quantized(file, "odd", x, false);
+    const Checkpoint checkpoint = write(file);
+    const auto layers = found(checkpoint);
+    ASSERT_EQ(layers.size(), 1u);
+    EXPECT_EQ(layers[0].group_size, -1);
+    expect_same(checkpoint, layers[0], x, bits == 4 ? WeightType::kU4b8 : WeightType::kU8b128);
+  }
+}
+
+// Version 1 stores zero points less 1: 16 of 4 bits is a byte as any other, 256 of 8 bits is not.
+TEST_F(Foreign, GptqZeroPointsBeyondTheCodes) {
+  Numbers four = numbers(4, 16, 64, 32, false);
+  four.zeros[5] = 16;
+  Numbers eight = numbers(8, 16, 64, 32, false);
+  eight.zeros[5] = 256;
   File file;
-  add_pack_quantized(file, "odd", x, false);
+  add_gptq(file, "eight", eight, 1);
+  add_gptq(file, "four", four, 1);
+  const Checkpoint checkpoint = write(file);
+  for (const ForeignLayer& layer : found(checkpoint)) {
+    if (layer.name == "four") {
+      expect_same(checkpoint, layer, four, WeightType::kU4);
+    } else {
+      EXPECT_THAT(layer.obstacle, HasSubstr("256"));
+    }
+  }
+}
+
+// Scales may be fp32, one a row, or one for all.
+TEST_F(Foreign, ScalesOfCompressedTensors) {
+  const std::vector<std::int8_t> weight(48 * 32, -3);
+  const std::vector<float> rows = [] {
+    std::vector<float> values;
+    for (int n = 0; n < 48; ++n) values.push_back(0.1f + static_cast<float>(n));
+    return values;
+  }();
+  File file;
+  file.add("one.weight", "I8", {48, 32}, weight);
+  file.add("one.weight_scale", "F32", {}, std::vector<float>{0.3f});
+  file.add("rows.weight", "I8", {48, 32}, weight);
+  file.add("rows.weight_scale", "F32", {48}, rows);
+  const Checkpoint checkpoint = write(file);
+  const auto layers = found(checkpoint);
+  ASSERT_EQ(layers.size(), 2u);
+  for (const ForeignLayer& layer : layers) {
+    EXPECT_EQ(layer.group_size, -1);
+    EXPECT_EQ(layer.scale_type, DataType::kF32);
+    const auto read = read_foreign_layer(checkpoint, layer);
+    ASSERT_TRUE(read.ok());
+    EXPECT_EQ(read->qweight, std::vector<std::uint8_t>(48 * 32, 0xfd));
+    const std::vector<float> expected = layer.name == "one" ? std::vector<float>(48, 0.3f) : rows;
+    ASSERT_EQ(read->scales.size(), expected.size() * 4);
+    EXPECT_EQ(std::memcmp(read->scales.data(), expected.data(), read->scales.size()), 0);
+  }
+}
+
+TEST_F(Foreign, RefusesScalesThatAreNotFinite) {
+  Numbers x = numbers(4, 16, 64, 32, true);
+  x.scales[16 + 3] = 0x7c00;  // infinity
+  File file;
+  add_gptq(file, "x", x, 1);
   const Checkpoint checkpoint = write(file);
   const auto layers = found(checkpoint);
   ASSERT_EQ(layers.size(), 1u);
-  EXPECT_EQ(layers[0].group_size, -1);
-  expect_same(read_foreign_layer(checkpoint, layers[0]), x, true);
+  const auto read = read_foreign_layer(checkpoint, layers[0]);
+  ASSERT_FALSE(read.ok());
+  EXPECT_THAT(read.status().message(), HasSubstr("\"x.qweight\": the scale of row 3, group 1, is inf"));
 }
 
 TEST_F(Foreign, SaysWhatItCannotRead) {
-  const Numbers x = numbers(16, 128, 32, true);
+  const Numbers x = numbers(4, 16, 128, 32, true);
   File file;
-  add_gptq(file, "plain", x, false);
-  const Numbers small = numbers(16, 64, 8, true);
-  add_gptq(file, "small_groups", small, false);
+  add_gptq(file, "plain", x, 1);
+  const Numbers small = numbers(4, 16, 64, 8, true);
+  add_gptq(file, "small_groups", small, 1);
   std::vector<std::int32_t> g_idx;  // act-order: one k belongs to a later group
   for (std::int64_t k = 0; k < x.k; ++k) g_idx.push_back(static_cast<std::int32_t>((k == 3 ? 40 : k) / 32));
   File others;
@@ -227,14 +326,14 @@ TEST_F(Foreign, SaysWhatItCannotRead) {
   others.add("g.qzeros", "I32", {4, 2}, std::vector<std::uint32_t>(8));
   others.add("g.scales", "F16", {4, 16}, std::vector<std::uint16_t>(64));
   others.add("g.g_idx", "I32", {128}, g_idx);
-  others.add("eight.qweight", "I32", {32, 16}, std::vector<std::uint32_t>(512));
-  others.add("eight.qzeros", "I32", {4, 4}, std::vector<std::uint32_t>(16));
-  others.add("eight.scales", "F16", {4, 16}, std::vector<std::uint16_t>(64));
+  others.add("two.qweight", "I32", {8, 16}, std::vector<std::uint32_t>(128));
+  others.add("two.qzeros", "I32", {4, 1}, std::vector<std::uint32_t>(4));
+  others.add("two.scales", "F16", {4, 16}, std::vector<std::uint16_t>(64));
   std::map<std::string, std::string> obstacles;
   for (const ForeignLayer& layer : found(write(others))) obstacles[layer.name] = layer.obstacle;
   EXPECT_EQ(obstacles["awq"], "");
   EXPECT_THAT(obstacles["g"], HasSubstr("act-order"));
-  EXPECT_THAT(obstacles["eight"], HasSubstr("8-bit"));
+  EXPECT_THAT(obstacles["two"], HasSubstr("2-bit"));
   for (const ForeignLayer& layer : found(write(file))) {
     if (layer.name == "small_groups") {
       EXPECT_THAT(layer.obstacle, HasSubstr("groups of 8"));
@@ -271,7 +370,7 @@ TEST_F(Foreign, NamesTheTensorThatContradictsTheOthers) {
   }
   config("{ broken");
   File file;
-  add_gptq(file, "x", numbers(16, 64, 32, true), false);
+  add_gptq(file, "x", numbers(4, 16, 64, 32, true), 1);
   EXPECT_THAT(refusal(file), HasSubstr("config.json"));
 }
 

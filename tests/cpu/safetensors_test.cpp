@@ -41,7 +41,7 @@ class Safetensors : public tests::FolderTest {
 
   /// Opens a file that must be refused, and returns why.
   std::string refusal(const std::string& bytes) const {
-    const Result<SafetensorsFile> file = SafetensorsFile::open(put(bytes));
+    const Result<TensorFile> file = open_safetensors(put(bytes));
     EXPECT_FALSE(file.ok());
     EXPECT_THAT(file.status().message(), HasSubstr("test.safetensors"));
     EXPECT_EQ(file.status().message().find('\n'), std::string::npos);
@@ -64,7 +64,7 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
 }
 
 /// Reads every byte of every tensor; a sanitiser or a fault tells if one lies outside the mapping.
-std::uint64_t touch(const SafetensorsFile& file) {
+std::uint64_t touch(const TensorFile& file) {
   std::uint64_t sum = 0;
   for (const Tensor& tensor : file.tensors()) {
     const auto* bytes = static_cast<const std::uint8_t*>(tensor.data);
@@ -80,7 +80,7 @@ std::string small_file() {
 }
 
 TEST_F(Safetensors, ReadsAFile) {
-  const Result<SafetensorsFile> file = SafetensorsFile::open(put(small_file()));
+  const Result<TensorFile> file = open_safetensors(put(small_file()));
   ASSERT_TRUE(file.ok()) << file.status().message();
   ASSERT_EQ(file->tensors().size(), 2u);
   const Tensor* x = file->find("x");
@@ -96,16 +96,16 @@ TEST_F(Safetensors, ReadsAFile) {
 TEST_F(Safetensors, AcceptsEmptyTensorsAndPaddedHeaders) {
   const std::string header = R"({"b":)" + entry("F32", "[0,7]", "[0,0]") + R"(,"a":)" + entry("I8", "[2]", "[0,2]") +
                              R"(,"c":)" + entry("F16", "[0]", "[2,2]") + "}   ";
-  const Result<SafetensorsFile> file = SafetensorsFile::open(put(file_of(header, 2)));
+  const Result<TensorFile> file = open_safetensors(put(file_of(header, 2)));
   ASSERT_TRUE(file.ok()) << file.status().message();
   EXPECT_EQ(file->tensors().size(), 3u);
-  EXPECT_TRUE(SafetensorsFile::open(put(file_of("{}", 0))).ok());
+  EXPECT_TRUE(open_safetensors(put(file_of("{}", 0))).ok());
 }
 
 TEST_F(Safetensors, RefusesEveryTruncation) {
   const std::string whole = small_file();
   for (std::size_t length = 0; length < whole.size(); ++length) {
-    const Result<SafetensorsFile> file = SafetensorsFile::open(put(whole.substr(0, length)));
+    const Result<TensorFile> file = open_safetensors(put(whole.substr(0, length)));
     EXPECT_FALSE(file.ok()) << "cut to " << length << " bytes";
   }
 }
@@ -116,7 +116,7 @@ TEST_F(Safetensors, SurvivesEveryFlippedBit) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string damaged = whole;
       damaged[i] = static_cast<char>(damaged[i] ^ 1 << bit);
-      const Result<SafetensorsFile> file = SafetensorsFile::open(put(damaged));
+      const Result<TensorFile> file = open_safetensors(put(damaged));
       if (file.ok()) touch(*file);  // a name or dtype may have become another one; nothing may be read outside
     }
   }
@@ -131,9 +131,9 @@ TEST_F(Safetensors, RefusesHeadersOfImpossibleLength) {
 }
 
 TEST_F(Safetensors, RefusesHeadersBeyondTheFormatsLimit) {
-  const std::string name = put(with_length(SafetensorsFile::kMaxHeaderBytes + 1, "{}"));
-  fs::resize_file(name, 8 + SafetensorsFile::kMaxHeaderBytes + 1);  // sparse
-  const Result<SafetensorsFile> file = SafetensorsFile::open(name);
+  const std::string name = put(with_length(kMaxSafetensorsHeader + 1, "{}"));
+  fs::resize_file(name, 8 + kMaxSafetensorsHeader + 1);  // sparse
+  const Result<TensorFile> file = open_safetensors(name);
   ASSERT_FALSE(file.ok());
   EXPECT_THAT(file.status().message(), HasSubstr("exceeds the limit of 100000000"));
 }
@@ -190,8 +190,8 @@ TEST_F(Safetensors, RefusesNamesThatATerminalWouldObey) {
 }
 
 TEST_F(Safetensors, RefusesWhatIsNoFile) {
-  EXPECT_EQ(SafetensorsFile::open(path("absent.safetensors")).status().code(), StatusCode::kIo);
-  EXPECT_EQ(SafetensorsFile::open(path("")).status().code(), StatusCode::kIo);
+  EXPECT_EQ(open_safetensors(path("absent.safetensors")).status().code(), StatusCode::kIo);
+  EXPECT_EQ(open_safetensors(path("")).status().code(), StatusCode::kIo);
 }
 
 // --- Writing
@@ -213,7 +213,7 @@ Status write_small(const std::string& path, const std::string& value = "v", bool
 TEST_F(Safetensors, WritesWhatItReads) {
   const Status status = write_small(path("w.safetensors"));
   ASSERT_TRUE(status.ok()) << status.message();
-  const Result<SafetensorsFile> file = SafetensorsFile::open(path("w.safetensors"));
+  const Result<TensorFile> file = open_safetensors(path("w.safetensors"));
   ASSERT_TRUE(file.ok()) << file.status().message();
   EXPECT_EQ(file->metadata(), (Metadata{{"key", "v"}}));
   const Tensor* bytes = file->find("bytes");
@@ -322,7 +322,7 @@ TEST_F(Safetensors, ConvertsToFloatsAtAnyAlignment) {
   const std::string header = R"({"pad":)" + entry("U8", "[1]", "[0,1]") + R"(,"b":)" + entry("BF16", "[2]", "[1,5]") +
                              R"(,"h":)" + entry("F16", "[2]", "[5,9]") + R"(,"d":)" + entry("F64", "[1]", "[9,17]") +
                              "}";
-  const Result<SafetensorsFile> file = SafetensorsFile::open(put(with_length(header.size(), header + data)));
+  const Result<TensorFile> file = open_safetensors(put(with_length(header.size(), header + data)));
   ASSERT_TRUE(file.ok()) << file.status().message();
   EXPECT_EQ(*to_floats(*file->find("b")), (std::vector<float>{1, -3}));
   EXPECT_EQ(*to_floats(*file->find("h")), (std::vector<float>{1, 0x1p-24f}));
