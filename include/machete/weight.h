@@ -27,7 +27,7 @@ struct QuantizedWeight {
   // the CPU or with the others.
   const std::int32_t* g_idx = nullptr;
 
-  std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  std::int64_t groups() const { return group_size > 0 ? (k + group_size - 1) / group_size : 1; }
   std::int64_t row_bytes() const { return (k * bits_of(type) + 7) / 8; }
 };
 

@@ -27,7 +27,7 @@ struct QuantizedLayer {
   DataType zero_point_type = DataType::kU8;  // where the type has zero points
   double error = 0;                          // |W - quantised W| / |W|, Frobenius norms
 
-  std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  std::int64_t groups() const { return group_size > 0 ? (k + group_size - 1) / group_size : 1; }
   std::vector<TensorInfo> tensors() const;
   reference::QuantizedTensor weight() const;  // of its types and sizes, still without elements
   std::int64_t bytes() const;                 // of its tensors
