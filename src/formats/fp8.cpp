@@ -13,6 +13,7 @@ constexpr const char* kBlockScale = ".weight_scale_inv";
 
 std::string recognise(const Checkpoint& checkpoint, const Tensor& tensor, const char* scale) {
   if (tensor.dtype != "F8_E4M3" && tensor.dtype != "F8_E5M2") return "";
+  if (tensor.shape.size() < 2 || tensor.bytes == 0) return "";
   std::string name = without_suffix(tensor.name, kWeight);
   return name.empty() || checkpoint.find(name + scale) == nullptr ? "" : name;
 }
@@ -20,11 +21,9 @@ std::string recognise(const Checkpoint& checkpoint, const Tensor& tensor, const 
 Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& tensor, const std::string& name,
                               const char* scale) {
   const LayerTensors tensors(checkpoint, name);
-  const auto weight = tensors.matrix(kWeight, {"F8_E4M3", "F8_E5M2"});
-  if (!weight.ok()) return weight.status();
   ForeignLayer layer;
-  layer.n = (*weight)->shape[0];
-  layer.k = (*weight)->shape[1];
+  layer.k = tensor.shape.back();
+  layer.n = static_cast<std::int64_t>(tensor.bytes) / layer.k;  // of all experts, where there are several
   layer.bits = 8;
   layer.parts = {name + kWeight, name + scale};
   layer.obstacle = fmt::format("weights of {} with scales of shape {}; Machete has no floating-point weight type yet",

@@ -15,22 +15,25 @@ constexpr int kBits = 8;
 constexpr std::uint8_t kMiddle = 128;
 
 std::string recognise(const Checkpoint& checkpoint, const Tensor& tensor) {
-  std::string name = tensor.dtype == "I8" ? without_suffix(tensor.name, kWeight) : "";
+  if (tensor.dtype != "I8" || tensor.shape.size() < 2 || tensor.bytes == 0) return "";
+  std::string name = without_suffix(tensor.name, kWeight);
   return name.empty() || checkpoint.find(name + kWeightScale) == nullptr ? "" : name;
 }
 
-Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& /*weight*/, const std::string& name) {
+Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& weight, const std::string& name) {
   const LayerTensors tensors(checkpoint, name);
-  const auto weight = tensors.matrix(kWeight, {"I8"});
-  if (!weight.ok()) return weight.status();
   ForeignLayer layer;
-  layer.n = (*weight)->shape[0];
-  layer.k = (*weight)->shape[1];
+  layer.k = weight.shape.back();
+  layer.n = static_cast<std::int64_t>(weight.bytes) / layer.k;
   layer.bits = kBits;
   layer.type = WeightType::kS8;
+  layer.parts = {name + kWeight, name + kWeightScale};
+  if (weight.shape.size() != 2) {
+    layer.obstacle = fmt::format("weights of shape {}, which is no matrix", to_string(weight.shape));
+    return layer;
+  }
   const Result<std::int64_t> groups = find_row_scales(tensors, layer);
   if (!groups.ok()) return groups.status();
-  layer.parts = {name + kWeight, name + kWeightScale};
   for (const char* suffix : {kWeightZeroPoint, kWeightGIdx}) {
     if (tensors.optional(suffix) != nullptr) layer.parts.push_back(name + suffix);
   }

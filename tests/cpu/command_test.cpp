@@ -28,6 +28,7 @@ namespace machete {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
@@ -242,6 +243,61 @@ TEST_F(Command, InspectsAndConverts) {
   EXPECT_THAT(failure("convert c.safetensors -o d.safetensors", 1), HasSubstr("our format already"));
   EXPECT_THAT(failure("convert gptq.safetensors -o gptq.safetensors", 1), HasSubstr("part of the input"));
   EXPECT_THAT(failure("convert gptq.safetensors", 2), HasSubstr("--output"));
+}
+
+// What other tools write is ours after convert, and what convert writes for them is the same again after another.
+TEST_F(Command, ConvertsToOtherTools) {
+  write_model();
+  struct Case {
+    const char *type, *group_size, *to, *back;
+  };
+  for (const Case& each :
+       {Case{"u4b8", "64", "gptq", "u4b8"}, Case{"u4", "32", "gptq_v2", "u4"}, Case{"u8", "32", "gptq_v2", "u8"},
+        Case{"s8", "-1", "gptq", "u8b128"}, Case{"u8", "-1", "pack-quantized", "u8"},
+        Case{"u8b128", "-1", "pack-quantized", "u8b128"}, Case{"s4", "-1", "pack-quantized", "u4b8"}}) {
+    SCOPED_TRACE(fmt::format("{} in groups of {} to {}", each.type, each.group_size, each.to));
+    json(fmt::format("quantize model.safetensors -o q.safetensors --type {} --group-size={} --only a", each.type,
+                     each.group_size));
+    const Json done = json(fmt::format("convert q.safetensors --to {} -o other", each.to));
+    EXPECT_EQ(done["to"], each.to);
+    EXPECT_EQ(done["layers"][0]["format"], "machete");
+    const Json config = Json::parse(get(path("other/config.json")));
+    EXPECT_TRUE(config["quantization_config"]["quant_method"].is_string());
+    const Json seen = json("inspect other");
+    EXPECT_EQ(seen["layers"][0]["format"], each.to);
+    EXPECT_EQ(seen["layers"][0]["type"], each.back);
+    json("convert other -o back.safetensors");
+    EXPECT_TRUE(json("verify back.safetensors --m 2 --device cpu")["passed"].get<bool>());
+    const auto before = formats::Checkpoint::open(path("q.safetensors"));
+    const auto after = formats::Checkpoint::open(path("back.safetensors"));
+    ASSERT_TRUE(before.ok() && after.ok());
+    ASSERT_EQ(before->tensors().size(), after->tensors().size());
+    if (std::string(each.type) == each.back) {
+      for (const formats::Tensor& tensor : before->tensors()) {
+        ASSERT_NE(after->find(tensor.name), nullptr) << tensor.name;
+        EXPECT_EQ(formats::copy_bytes(tensor), formats::copy_bytes(*after->find(tensor.name))) << tensor.name;
+      }
+    }
+    fs::remove_all(path("other"));
+  }
+}
+
+TEST_F(Command, RefusesToConvertWhatOthersCannotHold) {
+  write_model();
+  json("quantize model.safetensors -o q.safetensors --group-size 64");
+  EXPECT_THAT(failure("convert q.safetensors --to gptq -o other", 1),
+              AllOf(HasSubstr("layer \"b\""), HasSubstr("N=17 and K=129"), HasSubstr("multiples of 8")));
+  EXPECT_THAT(failure("convert q.safetensors --to pack-quantized -o other", 1), HasSubstr("do not divide K=72"));
+  EXPECT_FALSE(fs::exists(path("other"))) << "nothing is left of a failure";
+  EXPECT_THAT(failure("convert q.safetensors --to awq -o other", 2), HasSubstr("awq"));
+  json("quantize model.safetensors -o q.safetensors --group-size=-1 --only a");
+  fs::create_directory(path("other"));
+  std::ofstream(path("other/config.json")) << "{}";
+  EXPECT_THAT(failure("convert q.safetensors --to gptq -o other", 1), HasSubstr("config.json: exists already"));
+  EXPECT_EQ(get(path("other/config.json")), "{}");
+  EXPECT_THAT(failure("convert q.safetensors --to gptq -o absent/other", 1), HasSubstr("cannot make the folder"));
+  std::ofstream(path("config.json")) << "{ broken";
+  EXPECT_THAT(failure("convert q.safetensors --to gptq -o third", 1), HasSubstr("config.json"));
 }
 
 TEST_F(Command, NoticesDamage) {

@@ -374,6 +374,44 @@ TEST_F(Foreign, NamesTheTensorThatContradictsTheOthers) {
   EXPECT_THAT(refusal(file), HasSubstr("config.json"));
 }
 
+// What there is no type for is recognised all the same.
+TEST_F(Foreign, RecognisesFloatingPointWeights) {
+  File file;
+  const auto bytes = [&file](const std::string& name, const char* dtype, const std::vector<std::int64_t>& shape) {
+    std::int64_t count = 1;
+    for (const std::int64_t size : shape) count *= size;
+    file.add(name, dtype, shape, std::vector<std::uint8_t>(static_cast<std::size_t>(count)));
+  };
+  bytes("block.weight", "F8_E4M3", {256, 128});
+  file.add("block.weight_scale_inv", "F32", {2, 1}, std::vector<float>(2));
+  bytes("channel.weight", "F8_E4M3", {32, 16});
+  file.add("channel.weight_scale", "F32", {32, 1}, std::vector<float>(32));
+  bytes("moe.up_blocks", "U8", {2, 8, 4, 16});
+  bytes("moe.up_scales", "U8", {2, 8, 4});
+  bytes("mx.weight_packed", "U8", {8, 32});
+  bytes("mx.weight_scale", "U8", {8, 2});
+  bytes("nv.weight_packed", "U8", {8, 32});
+  bytes("nv.weight_scale", "F8_E4M3", {8, 4});
+  bytes("stack.weight", "I8", {2, 8, 32});
+  file.add("stack.weight_scale", "F32", {2, 8, 1}, std::vector<float>(16));
+  std::map<std::string, ForeignLayer> layers;
+  for (const ForeignLayer& layer : found(write(file))) layers[layer.name] = layer;
+  ASSERT_EQ(layers.size(), 6u);
+  const auto expect = [&layers](const std::string& name, const char* format, std::int64_t n, std::int64_t k,
+                                const char* obstacle) {
+    EXPECT_EQ(layers[name].format->name, format);
+    EXPECT_EQ(layers[name].n, n) << name;
+    EXPECT_EQ(layers[name].k, k) << name;
+    EXPECT_THAT(layers[name].obstacle, HasSubstr(obstacle));
+  };
+  expect("block", "fp8", 256, 128, "e4m3 with scales of shape [2, 1]");
+  expect("channel", "float-quantized", 32, 16, "e4m3");
+  expect("moe.up", "mxfp4", 16, 128, "e8m0");
+  expect("mx", "mxfp4-pack-quantized", 8, 64, "e8m0");
+  expect("nv", "nvfp4-pack-quantized", 8, 64, "e4m3");
+  expect("stack", "int-quantized", 16, 32, "no matrix");
+}
+
 // A float checkpoint, and one of ours, hold nothing foreign.
 TEST_F(Foreign, LeavesOtherTensorsAlone) {
   File file;
