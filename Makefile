@@ -40,6 +40,10 @@ setup: ## Install what is missing (as root or with sudo) and fetch the header wh
 build: ## Build everything for this machine, in build/cuda or build/cpu
 	@INSTANCES='$(INSTANCES)' JOBS=$(JOBS) scripts/build.sh $(BUILD)
 
+fuzz: ## Fuzz the readers of checkpoints, ten minutes each; ARGS=seconds
+	@scripts/setup.sh build fuzz
+	@scripts/fuzz.sh $(or $(ARGS),600)
+
 clean: ## Remove what was built and written; .deps/ and .venv/ stay
 	rm -rf build out
 
@@ -76,10 +80,15 @@ lint: ## clang-tidy on the core and the command, ruff on the Python; warnings ar
 	@scripts/setup.sh build test python lint
 	@scripts/lint.sh $(BUILD)
 
+quality: ## Measure the quantisation error on real weights, into docs/quality.md
+	@scripts/setup.sh build demo
+	@scripts/build.sh $(BUILD) machete_cli
+	@scripts/quality.py $(BUILD)/bin/machete docs/quality.md
+
 docs: ## Regenerate docs/support-matrix.md from the registry
 	@scripts/setup.sh build
 	@scripts/build.sh $(BUILD) machete_cli
 	@$(BUILD)/bin/machete list --json | scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
-.PHONY: help demo test setup build clean gpu-test sanitize bench plots check format format-check lint docs
+.PHONY: help demo test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs

