@@ -20,9 +20,9 @@ struct Shape {
   // rows and the eight up rows that go with them.
   bool swiglu = false;
 
-  constexpr std::int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
+  constexpr std::int64_t groups() const { return group_size > 0 ? (k + group_size - 1) / group_size : 1; }
   constexpr std::int64_t source_group(std::int64_t packed_group) const {
-    return group_size < 0 ? 0 : packed_group * packed_group_size / group_size;
+    return group_size > 0 ? packed_group * packed_group_size / group_size : 0;
   }
   /// Where row n is packed, and what row is packed at p: N or more for padding.
   constexpr std::int64_t packed_row(std::int64_t row) const {

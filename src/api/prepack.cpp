@@ -208,7 +208,7 @@ Result<std::vector<std::int32_t>> find_order(const QuantizedWeight& weight, Stre
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return g_idx[a] < g_idx[b]; });
   for (std::int64_t i = 0; i < weight.k; ++i) {
-    const std::int64_t expected = weight.group_size < 0 ? 0 : i / weight.group_size;
+    const std::int64_t expected = weight.group_size > 0 ? i / weight.group_size : 0;
     const std::int64_t found = g_idx[order[static_cast<std::size_t>(i)]];
     if (found == expected) continue;
     return Status(StatusCode::kInvalidArgument,
@@ -345,7 +345,7 @@ Result<UnpackedWeight> unpack(const PackedWeight& weight) {
     result.g_idx.resize(static_cast<std::size_t>(shape.k));
     for (std::int64_t k = 0; k < shape.k; ++k) {
       result.g_idx[static_cast<std::size_t>(permutation[k])] =
-          static_cast<std::int32_t>(shape.group_size < 0 ? 0 : k / shape.group_size);
+          static_cast<std::int32_t>(shape.group_size > 0 ? k / shape.group_size : 0);
     }
   }
   result.scales = unpack_numbers(on_cpu->scales(), shape);

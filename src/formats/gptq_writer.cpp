@@ -58,7 +58,7 @@ Result<std::vector<std::vector<std::uint8_t>>> pack(const QuantizedLayer& layer,
       qzeros.put((group * layer.n + n) / share, n % share, static_cast<unsigned>(stored));
     }
   }
-  const std::int64_t group_size = layer.group_size < 0 ? layer.k : layer.group_size;
+  const std::int64_t group_size = layer.group_size > 0 ? layer.group_size : layer.k;
   std::vector<std::uint8_t> indices(static_cast<std::size_t>(layer.k) * 4);
   for (std::int64_t k = 0; k < layer.k; ++k) {
     const auto group = static_cast<std::int32_t>(k / group_size);

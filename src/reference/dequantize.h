@@ -34,7 +34,7 @@ class WeightReader {
   /// Calls visit(first k, end, zero, scale) for stretches of row n that lie in one group.
   template <class Visit>
   void for_each_group(std::int64_t n, Visit visit) const {
-    const std::int64_t size = weight_.group_size < 0 ? weight_.k : weight_.group_size;
+    const std::int64_t size = weight_.group_size > 0 ? weight_.group_size : weight_.k;
     for (std::int64_t k = 0; k < weight_.k;) {
       const std::int64_t group = weight_.g_idx == nullptr ? k / size : weight_.g_idx[k];
       const std::int64_t end = weight_.g_idx == nullptr ? (group + 1) * size : k + 1;
