@@ -88,6 +88,7 @@ reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer
     byte = static_cast<std::uint8_t>(byte | code << (k % 2 * kBits));
   });
   weight.scales = copy_bytes(tensors.at(".scales"));
+  weight.g_idx = read_order(tensors, ".g_idx", layer);
   if (has_zero_points(layer.type)) weight.zero_points = read_zeros(tensors.at(".qzeros"), layer);
   return weight;
 }

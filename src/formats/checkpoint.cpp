@@ -123,6 +123,22 @@ Checkpoint Checkpoint::of(TensorFile file, Result<QuantizationConfig> config) {
   return checkpoint;
 }
 
+Result<Checkpoint> Checkpoint::open_files(const std::vector<std::string>& paths) {
+  if (paths.empty()) return Status(StatusCode::kInvalidArgument, "a checkpoint without files; name at least one");
+  if (paths.size() == 1) return open(paths.front());
+  Checkpoint checkpoint;
+  checkpoint.path_ = fs::path(paths.front()).parent_path().string();
+  checkpoint.config_ = read_config(checkpoint.path_);
+  for (const std::string& path : paths) {
+    Result<TensorFile> file = open_safetensors(path);
+    if (!file.ok()) return file.status();
+    for (const Tensor& tensor : file->tensors()) checkpoint.file_of_.emplace(tensor.name, checkpoint.files_.size());
+    checkpoint.metadata_.insert(file->metadata().begin(), file->metadata().end());
+    checkpoint.files_.push_back(*std::move(file));
+  }
+  return checkpoint;
+}
+
 Result<Checkpoint> Checkpoint::open_index(const std::string& path) {
   const auto shards = parse_index(path);
   if (!shards.ok()) return shards.status();

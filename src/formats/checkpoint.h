@@ -18,6 +18,7 @@ class Checkpoint {
  public:
   static Result<Checkpoint> open(const std::string& path);
   static Checkpoint of(TensorFile file, Result<QuantizationConfig> config);
+  static Result<Checkpoint> open_files(const std::vector<std::string>& paths);  // of one folder, without an index
 
   const std::string& path() const { return path_; }       // the file or index that was opened
   std::vector<Tensor> tensors() const;                    // file by file, in the order of their bytes

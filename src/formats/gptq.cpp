@@ -87,6 +87,7 @@ reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer
     }
   }
   weight.scales = copy_bytes(tensors.at(".scales"));
+  weight.g_idx = read_order(tensors, ".g_idx", layer);
   if (has_zero_points(layer.type)) {
     weight.zero_points = read_zeros(tensors.at(".qzeros"), layer, stored_less_by(checkpoint));
   }

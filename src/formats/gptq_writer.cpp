@@ -61,7 +61,8 @@ Result<std::vector<std::vector<std::uint8_t>>> pack(const QuantizedLayer& layer,
   const std::int64_t group_size = layer.group_size > 0 ? layer.group_size : layer.k;
   std::vector<std::uint8_t> indices(static_cast<std::size_t>(layer.k) * 4);
   for (std::int64_t k = 0; k < layer.k; ++k) {
-    const auto group = static_cast<std::int32_t>(k / group_size);
+    const auto in_order = static_cast<std::int32_t>(k / group_size);
+    const std::int32_t group = weight.g_idx.empty() ? in_order : weight.g_idx[static_cast<std::size_t>(k)];
     std::memcpy(indices.data() + k * 4, &group, 4);
   }
   return std::vector<std::vector<std::uint8_t>>{qweight.take(), qzeros.take(), weight.scales, std::move(indices)};
@@ -80,10 +81,11 @@ Result<std::string> config(const std::vector<QuantizedLayer>& layers, const std:
   }
   const bool symmetric =
       std::none_of(layers.begin(), layers.end(), [](const auto& l) { return has_zero_points(l.type); });
+  const bool act_order = std::any_of(layers.begin(), layers.end(), [](const auto& l) { return l.act_order; });
   return nlohmann::ordered_json{{"quant_method", "gptq"},
                                 {"bits", bits_of(first.type)},
                                 {"group_size", first.group_size},
-                                {"desc_act", false},
+                                {"desc_act", act_order},
                                 {"sym", symmetric},
                                 {"checkpoint_format", kNames[kV2]}}
       .dump();

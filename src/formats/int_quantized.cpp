@@ -53,6 +53,7 @@ reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer
   reference::QuantizedTensor weight = layer.weight();
   weight.qweight = copy_bytes(tensors.at(kWeight));
   weight.scales = read_row_scales(tensors, layer);
+  weight.g_idx = read_order(tensors, kWeightGIdx, layer);
   if (!has_zero_points(layer.type)) return weight;
   for (std::uint8_t& code : weight.qweight) code = static_cast<std::uint8_t>(code ^ kMiddle);  // from the lowest code
   weight.zero_points = read_row_zeros(tensors, layer);

@@ -67,20 +67,24 @@ Status find_group_size(const LayerTensors& tensors, const char* g_idx_suffix, st
   if (g_idx != nullptr) {
     if (Status status = tensors.dtype_is(g_idx_suffix, *g_idx, {"I32"}); !status.ok()) return status;
     if (Status status = tensors.shape_is(g_idx_suffix, *g_idx, {layer.k}); !status.ok()) return status;
-    std::int64_t size = 0;
-    while (size < layer.k && word_at(*g_idx, size) == 0) ++size;
-    bool in_order = size > 0 && (layer.k + size - 1) / size == groups;
-    for (std::int64_t k = 0; k < layer.k && in_order; ++k) in_order = word_at(*g_idx, k) == k / size;
-    if (!in_order) {
-      layer.obstacle = "its groups follow an order of their own (act-order), which is not served yet";
+    const std::vector<std::int32_t> order = read_g_idx(*g_idx);
+    const std::optional<std::int64_t> size = group_size_of(order, groups);
+    if (!size) {
+      layer.obstacle =
+          fmt::format("groups of different sizes, by its {}; all but the last must have one size", g_idx_suffix + 1);
       return {};
     }
-    if (groups > 1) layer.group_size = size;
+    layer.act_order = !std::is_sorted(order.begin(), order.end());
+    if (groups > 1) layer.group_size = *size;
   }
   if (layer.group_size > 0 && layer.group_size % 16 != 0) {
     layer.obstacle = fmt::format("groups of {}; they must be multiples of 16", layer.group_size);
   }
   return {};
+}
+
+std::vector<std::int32_t> read_order(const LayerTensors& tensors, const char* g_idx_suffix, const ForeignLayer& layer) {
+  return layer.act_order ? read_g_idx(tensors.at(g_idx_suffix)) : std::vector<std::int32_t>();
 }
 
 void find_type(const std::vector<std::uint8_t>& zeros, ForeignLayer& layer) {

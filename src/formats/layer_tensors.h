@@ -53,9 +53,12 @@ constexpr std::int64_t words_of(std::int64_t count, int bits) { return (count + 
 /// Whether `bits` are those of a type of ours; else the layer gets its obstacle.
 bool has_type(int bits, ForeignLayer& layer);
 
-/// Fills in the size of groups when K falls into `groups` of them; g_idx [K], where there is one, must name them in
-/// order (act-order is an obstacle).
+/// Fills in the size of groups when K falls into `groups` of them, and act_order where g_idx [K] is there and names
+/// them in another order than theirs.
 Status find_group_size(const LayerTensors& tensors, const char* g_idx_suffix, std::int64_t groups, ForeignLayer& layer);
+
+/// The group of each k of a layer with act_order; else nothing.
+std::vector<std::int32_t> read_order(const LayerTensors& tensors, const char* g_idx_suffix, const ForeignLayer& layer);
 
 /// Fills in the type: with zero points where one of them differs from the middle. `zeros` may be empty.
 void find_type(const std::vector<std::uint8_t>& zeros, ForeignLayer& layer);

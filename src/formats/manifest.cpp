@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -20,6 +22,7 @@ Json to_json(const QuantizedLayer& layer) {
                {"scale_type", name_of(layer.scale_type)},
                {"error", layer.error}};
   if (has_zero_points(layer.type)) json["zero_point_type"] = name_of(layer.zero_point_type);
+  if (layer.act_order) json["act_order"] = true;
   return json;
 }
 
@@ -45,6 +48,7 @@ Result<QuantizedLayer> parse_layer(const std::string& name, const Json& json) {
     layer.zero_point_type = *zeros;
   }
   if (layer.scale_type == DataType::kU8) return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16 or f32");
+  layer.act_order = json.value("act_order", false);
   layer.error = json.at("error").get<double>();
   const auto integer = [&json](const char* key) {
     const Json& value = json.at(key);
@@ -74,7 +78,12 @@ Status check_tensors(const Checkpoint& checkpoint, const QuantizedLayer& layer) 
                                  tensor->dtype, to_string(tensor->shape), expected.dtype, to_string(expected.shape)));
     }
   }
-  return {};
+  if (!layer.act_order) return {};
+  const std::string name = layer.name + ".g_idx";
+  const std::int64_t size = layer.group_size > 0 ? layer.group_size : layer.k;
+  if (group_size_of(read_g_idx(*checkpoint.find(name)), layer.groups()) == size) return {};
+  return corrupt(checkpoint, fmt::format("tensor {} must name each of the {} groups {} times, the last the rest",
+                                         quote(name), layer.groups(), size));
 }
 
 }  // namespace
@@ -85,6 +94,7 @@ std::vector<TensorInfo> QuantizedLayer::tensors() const {
   if (has_zero_points(type)) {
     tensors.push_back({name + ".zero_points", std::string(dtype_of(zero_point_type)), {groups(), n}});
   }
+  if (act_order) tensors.push_back({name + ".g_idx", "I32", {k}});
   return tensors;
 }
 
@@ -97,6 +107,24 @@ reference::QuantizedTensor QuantizedLayer::weight() const {
   weight.scale_type = scale_type;
   weight.zero_point_type = zero_point_type;
   return weight;
+}
+
+std::vector<std::int32_t> read_g_idx(const Tensor& tensor) {
+  std::vector<std::int32_t> g_idx(tensor.bytes / sizeof(std::int32_t));
+  if (!g_idx.empty()) std::memcpy(g_idx.data(), tensor.data, g_idx.size() * sizeof(std::int32_t));
+  return g_idx;
+}
+
+std::optional<std::int64_t> group_size_of(const std::vector<std::int32_t>& g_idx, std::int64_t groups) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(groups));
+  for (const std::int32_t group : g_idx) {
+    if (group < 0 || group >= groups) return std::nullopt;
+    ++counts[static_cast<std::size_t>(group)];
+  }
+  const bool full =
+      std::all_of(counts.begin(), counts.end() - 1, [&](std::int64_t count) { return count == counts[0]; });
+  if (!full || counts.back() < 1 || counts.back() > counts[0]) return std::nullopt;
+  return counts[0];
 }
 
 std::int64_t QuantizedLayer::bytes() const {
@@ -154,6 +182,7 @@ reference::QuantizedTensor read_layer(const Checkpoint& checkpoint, const Quanti
   weight.qweight = copy_bytes(*checkpoint.find(layer.name + ".qweight"));
   weight.scales = copy_bytes(*checkpoint.find(layer.name + ".scales"));
   if (has_zero_points(layer.type)) weight.zero_points = copy_bytes(*checkpoint.find(layer.name + ".zero_points"));
+  if (layer.act_order) weight.g_idx = read_g_idx(*checkpoint.find(layer.name + ".g_idx"));
   return weight;
 }
 
@@ -163,8 +192,11 @@ Status write_layer(SafetensorsWriter& writer, const QuantizedLayer& layer, const
   };
   if (Status status = write(".qweight", weight.qweight); !status.ok()) return status;
   if (Status status = write(".scales", weight.scales); !status.ok()) return status;
-  if (weight.zero_points.empty()) return {};
-  return write(".zero_points", weight.zero_points);
+  if (!weight.zero_points.empty()) {
+    if (Status status = write(".zero_points", weight.zero_points); !status.ok()) return status;
+  }
+  if (weight.g_idx.empty()) return {};
+  return writer.write(layer.name + ".g_idx", weight.g_idx.data(), weight.g_idx.size() * sizeof(std::int32_t));
 }
 
 }  // namespace machete::formats

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,8 @@
 
 namespace machete::formats {
 
-/// One quantised linear layer of a checkpoint. Its tensors are NAME.qweight, NAME.scales and, for types with zero
-/// points, NAME.zero_points, shaped as in QuantizedWeight.
+/// One quantised linear layer of a checkpoint. Its tensors are NAME.qweight, NAME.scales, for types with zero points
+/// NAME.zero_points, and with act-order NAME.g_idx, shaped as in QuantizedWeight.
 struct QuantizedLayer {
   std::string name;
   std::string source;  // the tensor it was made of, and that tensor's dtype
@@ -25,6 +26,7 @@ struct QuantizedLayer {
   std::int64_t group_size = 0;
   DataType scale_type = DataType::kBf16;
   DataType zero_point_type = DataType::kU8;  // where the type has zero points
+  bool act_order = false;                    // g_idx tells the group of each k
   double error = 0;                          // |W - quantised W| / |W|, Frobenius norms
 
   std::int64_t groups() const { return group_size > 0 ? (k + group_size - 1) / group_size : 1; }
@@ -35,6 +37,12 @@ struct QuantizedLayer {
     return 8.0 * static_cast<double>(bytes()) / static_cast<double>(n) / static_cast<double>(k);
   }
 };
+
+/// The elements of a tensor of I32 [K] that names the group of each k.
+std::vector<std::int32_t> read_g_idx(const Tensor& tensor);
+
+/// How often g_idx names each group, the last perhaps less often; nothing where it does otherwise.
+std::optional<std::int64_t> group_size_of(const std::vector<std::int32_t>& g_idx, std::int64_t groups);
 
 /// What a checkpoint says about its quantised layers: JSON under "machete" in the safetensors metadata, so that the
 /// file can be read back with nothing else at hand.

@@ -117,6 +117,7 @@ reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer
     if (layer.k * layer.bits % 8 != 0) row[row_bytes - 1] &= 15;  // what pads the last byte
   }
   weight.scales = read_row_scales(tensors, layer);
+  weight.g_idx = read_order(tensors, kWeightGIdx, layer);
   if (has_zero_points(layer.type)) weight.zero_points = read_zeros(tensors, layer);
   return weight;
 }

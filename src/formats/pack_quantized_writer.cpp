@@ -34,6 +34,7 @@ Result<std::vector<TensorInfo>> tensors(const QuantizedLayer& layer) {
   if (has_zero_points(layer.type)) {
     result.push_back({layer.name + ".weight_zero_point", "I32", {words_of(layer.n, bits), layer.groups()}});
   }
+  if (layer.act_order) result.push_back({layer.name + ".weight_g_idx", "I32", {layer.k}});
   return result;
 }
 
@@ -48,6 +49,15 @@ std::vector<std::uint8_t> by_row(const QuantizedLayer& layer, const std::vector<
     }
   }
   return result;
+}
+
+/// The parts, and the group of each k after them where it has an order of its own.
+std::vector<std::vector<std::uint8_t>> with_order(std::vector<std::vector<std::uint8_t>> parts,
+                                                  const reference::QuantizedTensor& weight) {
+  if (weight.g_idx.empty()) return parts;
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(weight.g_idx.data());
+  parts.emplace_back(bytes, bytes + weight.g_idx.size() * sizeof(std::int32_t));
+  return parts;
 }
 
 Result<std::vector<std::vector<std::uint8_t>>> pack(const QuantizedLayer& layer,
@@ -67,7 +77,7 @@ Result<std::vector<std::vector<std::uint8_t>>> pack(const QuantizedLayer& layer,
   std::vector<std::uint8_t> shape_bytes(sizeof(shape));
   std::memcpy(shape_bytes.data(), shape, sizeof(shape));
   std::vector<std::vector<std::uint8_t>> result = {packed.take(), by_row(layer, weight.scales), std::move(shape_bytes)};
-  if (!has_zero_points(layer.type)) return result;
+  if (!has_zero_points(layer.type)) return with_order(std::move(result), weight);
   WordPacker zeros(words_of(layer.n, bits) * layer.groups(), bits);
   for (std::int64_t group = 0; group < layer.groups(); ++group) {
     for (std::int64_t n = 0; n < layer.n; ++n) {
@@ -80,18 +90,19 @@ Result<std::vector<std::vector<std::uint8_t>>> pack(const QuantizedLayer& layer,
     }
   }
   result.push_back(zeros.take());
-  return result;
+  return with_order(std::move(result), weight);
 }
 
 /// One group of layers for each way of quantising; a single one is that of all linear layers.
 Result<std::string> config(const std::vector<QuantizedLayer>& layers, const std::vector<std::string>& ignored) {
-  std::map<std::tuple<int, bool, std::int64_t>, std::vector<std::string>> schemes;
+  std::map<std::tuple<int, bool, std::int64_t, bool>, std::vector<std::string>> schemes;
   for (const QuantizedLayer& layer : layers) {
-    schemes[{bits_of(layer.type), !has_zero_points(layer.type), layer.group_size}].push_back(layer.name);
+    schemes[{bits_of(layer.type), !has_zero_points(layer.type), layer.group_size, layer.act_order}].push_back(
+        layer.name);
   }
   Json groups = Json::object();
   for (const auto& [scheme, names] : schemes) {
-    const auto& [bits, symmetric, group_size] = scheme;
+    const auto& [bits, symmetric, group_size, act_order] = scheme;
     const bool channel = group_size < 0;
     groups[fmt::format("group_{}", groups.size())] = {
         {"targets", schemes.size() == 1 ? std::vector<std::string>{"Linear"} : names},
@@ -101,6 +112,7 @@ Result<std::string> config(const std::vector<QuantizedLayer>& layers, const std:
           {"symmetric", symmetric},
           {"strategy", channel ? "channel" : "group"},
           {"group_size", channel ? Json() : Json(group_size)},
+          {"actorder", act_order ? Json("group") : Json()},
           {"dynamic", false}}}};
   }
   return Json{{"quant_method", "compressed-tensors"},

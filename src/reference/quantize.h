@@ -27,6 +27,7 @@ struct QuantizedTensor {
   std::vector<std::uint8_t> qweight;      // [N, row_bytes]
   std::vector<std::uint8_t> scales;       // [groups, N] of scale_type
   std::vector<std::uint8_t> zero_points;  // [groups, N] of zero_point_type; empty for types without
+  std::vector<std::int32_t> g_idx;        // [K], as QuantizedWeight has it; empty where groups lie in order
 
   QuantizedWeight view() const;
 };

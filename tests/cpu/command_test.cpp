@@ -210,10 +210,11 @@ TEST_F(Command, InspectsAndConverts) {
   EXPECT_EQ(plain["layers"][0]["next"], "machete quantize");
   EXPECT_THAT(failure("convert model.safetensors -o c.safetensors", 1), HasSubstr("machete inspect"));
 
-  // One layer of GPTQ, 24 x 128 in groups of 32, zero points 8, and a bias.
+  // One layer of GPTQ, 24 x 128 in groups of 32 with act-order, zero points 8, and a bias.
   const std::vector<formats::TensorInfo> tensors = {{"up.qweight", "I32", {16, 24}},
                                                     {"up.qzeros", "I32", {4, 3}},
                                                     {"up.scales", "F16", {4, 24}},
+                                                    {"up.g_idx", "I32", {128}},
                                                     {"up.bias", "F16", {24}}};
   auto writer = formats::SafetensorsWriter::create(path("gptq.safetensors"), tensors, {});
   ASSERT_TRUE(writer.ok());
@@ -222,9 +223,12 @@ TEST_F(Command, InspectsAndConverts) {
   const std::vector<std::uint32_t> qzeros(4 * 3, 0x77777777u);
   const std::vector<std::uint16_t> scales(4 * 24, 0x2C00);
   const std::vector<std::uint16_t> bias(24, 0x3C00);
+  std::vector<std::int32_t> g_idx;
+  for (int k = 0; k < 128; ++k) g_idx.push_back(k % 4);
   ASSERT_TRUE(writer->write("up.qweight", qweight.data(), qweight.size() * 4).ok());
   ASSERT_TRUE(writer->write("up.qzeros", qzeros.data(), qzeros.size() * 4).ok());
   ASSERT_TRUE(writer->write("up.scales", scales.data(), scales.size() * 2).ok());
+  ASSERT_TRUE(writer->write("up.g_idx", g_idx.data(), g_idx.size() * 4).ok());
   ASSERT_TRUE(writer->write("up.bias", bias.data(), bias.size() * 2).ok());
   ASSERT_TRUE(writer->commit({}).ok());
 
@@ -240,6 +244,19 @@ TEST_F(Command, InspectsAndConverts) {
   EXPECT_TRUE(json("verify c.safetensors --m 3 --device cpu")["passed"].get<bool>());
   EXPECT_EQ(json("inspect c.safetensors")["layers"][0]["next"], "runs");
   EXPECT_THAT(machete("inspect c.safetensors").out, HasSubstr("1 linear layer."));
+  for (const char* to : {"gptq", "pack-quantized"}) {  // act-order goes out, and comes in again
+    json(fmt::format("convert c.safetensors --to {} -o {}", to, to));
+    json(fmt::format("convert {} -o again.safetensors", to));
+    const auto before = formats::Checkpoint::open(path("c.safetensors"));
+    const auto after = formats::Checkpoint::open(path("again.safetensors"));
+    ASSERT_TRUE(before.ok() && after.ok());
+    ASSERT_EQ(before->tensors().size(), 4u);
+    for (const formats::Tensor& tensor : before->tensors()) {
+      ASSERT_NE(after->find(tensor.name), nullptr) << to << " " << tensor.name;
+      EXPECT_EQ(formats::copy_bytes(tensor), formats::copy_bytes(*after->find(tensor.name)))
+          << to << " " << tensor.name;
+    }
+  }
   EXPECT_THAT(failure("convert c.safetensors -o d.safetensors", 1), HasSubstr("our format already"));
   EXPECT_THAT(failure("convert gptq.safetensors -o gptq.safetensors", 1), HasSubstr("part of the input"));
   EXPECT_THAT(failure("convert gptq.safetensors", 2), HasSubstr("--output"));

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -32,6 +33,7 @@ struct Numbers {
   std::vector<int> codes;             // [N, K], counted from the lowest
   std::vector<int> zeros;             // [groups, N]
   std::vector<std::uint16_t> scales;  // [groups, N], bits
+  std::vector<std::int32_t> g_idx;    // [K], with act-order
 
   std::int64_t groups() const { return (k + group_size - 1) / group_size; }
   int code(std::int64_t row, std::int64_t column) const { return codes[static_cast<std::size_t>(row * k + column)]; }
@@ -42,13 +44,20 @@ struct Numbers {
 /// Zero points, where they differ, are 1 ... 2^bits - 1, which every format holds.
 Numbers numbers(int bits, std::int64_t n, std::int64_t k, std::int64_t group_size, bool symmetric) {
   std::mt19937 random(static_cast<unsigned>(n * 31 + k));
-  Numbers x{bits, n, k, group_size, {}, {}, {}};
+  Numbers x{bits, n, k, group_size, {}, {}, {}, {}};
   const unsigned codes = 1u << bits;
   for (std::int64_t i = 0; i < n * k; ++i) x.codes.push_back(static_cast<int>(random() % codes));
   for (std::int64_t i = 0; i < x.groups() * n; ++i) {
     x.zeros.push_back(symmetric ? x.middle() : static_cast<int>(1 + random() % (codes - 1)));
     x.scales.push_back(static_cast<std::uint16_t>(0x2000 + random() % 0x800));
   }
+  return x;
+}
+
+/// The same with groups in an order of their own.
+Numbers shuffled(Numbers x) {
+  for (std::int64_t k = 0; k < x.k; ++k) x.g_idx.push_back(static_cast<std::int32_t>(k / x.group_size));
+  std::shuffle(x.g_idx.begin(), x.g_idx.end(), std::mt19937(7));
   return x;
 }
 
@@ -83,7 +92,7 @@ void add_gptq(File& file, const std::string& name, const Numbers& x, int less) {
   const std::int64_t per_word = x.per_word();
   std::vector<std::uint32_t> qweight(static_cast<std::size_t>(x.k / per_word * x.n));
   std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(x.groups() * x.n / per_word));
-  std::vector<std::int32_t> g_idx;
+  std::vector<std::int32_t> g_idx = x.g_idx;
   for (std::int64_t n = 0; n < x.n; ++n) {
     for (std::int64_t k = 0; k < x.k; ++k) put(qweight, x.bits, k / per_word * x.n + n, k % per_word, x.code(n, k));
     for (std::int64_t g = 0; g < x.groups(); ++g) {
@@ -91,7 +100,9 @@ void add_gptq(File& file, const std::string& name, const Numbers& x, int less) {
       put(qzeros, x.bits, g * (x.n / per_word) + n / per_word, n % per_word, zero);
     }
   }
-  for (std::int64_t k = 0; k < x.k; ++k) g_idx.push_back(static_cast<std::int32_t>(k / x.group_size));
+  for (std::int64_t k = 0; k < x.k && x.g_idx.empty(); ++k) {
+    g_idx.push_back(static_cast<std::int32_t>(k / x.group_size));
+  }
   file.add(name + ".qweight", "I32", {x.k / per_word, x.n}, qweight);
   file.add(name + ".qzeros", "I32", {x.groups(), x.n / per_word}, qzeros);
   file.add(name + ".scales", "F16", {x.groups(), x.n}, x.scales);
@@ -145,6 +156,7 @@ void add_pack_quantized(File& file, const std::string& name, const Numbers& x, b
   file.add(name + ".weight_scale", "BF16", {x.n, x.groups()}, by_row<std::uint16_t>(x, x.scales));
   file.add(name + ".weight_shape", "I64", {2}, std::vector<std::int64_t>{x.n, x.k});
   if (zero_points) file.add(name + ".weight_zero_point", "I32", {zero_rows, x.groups()}, zeros);
+  if (!x.g_idx.empty()) file.add(name + ".weight_g_idx", "I32", {x.k}, x.g_idx);
 }
 
 /// int8 as they are; codes and zero points 128 less than counted from the lowest.
@@ -186,6 +198,7 @@ void expect_same(const Checkpoint& checkpoint, const ForeignLayer& layer, const 
   ASSERT_EQ(name_of(weight->type), name_of(type));
   ASSERT_EQ(weight->n, x.n);
   ASSERT_EQ(weight->k, x.k);
+  ASSERT_EQ(weight->g_idx, x.g_idx);
   const QuantizedWeight view = weight->view();
   const reference::WeightReader reader(view);
   for (std::int64_t n = 0; n < x.n; ++n) {
@@ -235,6 +248,30 @@ TEST_F(Foreign, EveryFormatIsReadBitForBit) {
       EXPECT_EQ(layers[0].bits, each.bits);
       EXPECT_EQ(layers[0].group_size, 64);
       expect_same(checkpoint, layers[0], x, symmetric ? each.symmetric : each.with_zeros);
+    }
+  }
+}
+
+TEST_F(Foreign, ActOrderIsRead) {
+  for (const int bits : {4, 8}) {
+    for (const bool symmetric : {true, false}) {
+      const Numbers x = shuffled(numbers(bits, 40, 208, 64, symmetric));  // the last group has 16
+      const Numbers whole = shuffled(numbers(bits, 40, 192, 64, symmetric));
+      File file;
+      add_gptq(file, "g", x, 1);
+      add_pack_quantized(file, "p", whole, !symmetric);
+      const Checkpoint checkpoint = write(file);
+      const auto layers = found(checkpoint);
+      ASSERT_EQ(layers.size(), 2u);
+      for (const ForeignLayer& layer : layers) {
+        SCOPED_TRACE(layer.name);
+        EXPECT_TRUE(layer.act_order);
+        EXPECT_EQ(layer.group_size, 64);
+        EXPECT_EQ(layer.parts.size(), layer.name == "g" || symmetric ? 4u : 5u);
+        const WeightType four = symmetric ? WeightType::kU4b8 : WeightType::kU4;
+        const WeightType eight = symmetric ? WeightType::kU8b128 : WeightType::kU8;
+        expect_same(checkpoint, layer, layer.name == "g" ? x : whole, bits == 4 ? four : eight);
+      }
     }
   }
 }
@@ -318,7 +355,7 @@ TEST_F(Foreign, SaysWhatItCannotRead) {
   add_gptq(file, "plain", x, 1);
   const Numbers small = numbers(4, 16, 64, 8, true);
   add_gptq(file, "small_groups", small, 1);
-  std::vector<std::int32_t> g_idx;  // act-order: one k belongs to a later group
+  std::vector<std::int32_t> g_idx;  // one k too many belongs to a later group
   for (std::int64_t k = 0; k < x.k; ++k) g_idx.push_back(static_cast<std::int32_t>((k == 3 ? 40 : k) / 32));
   File others;
   add_awq(others, "awq", x);
@@ -332,7 +369,7 @@ TEST_F(Foreign, SaysWhatItCannotRead) {
   std::map<std::string, std::string> obstacles;
   for (const ForeignLayer& layer : found(write(others))) obstacles[layer.name] = layer.obstacle;
   EXPECT_EQ(obstacles["awq"], "");
-  EXPECT_THAT(obstacles["g"], HasSubstr("act-order"));
+  EXPECT_THAT(obstacles["g"], HasSubstr("groups of different sizes, by its g_idx"));
   EXPECT_THAT(obstacles["two"], HasSubstr("2-bit"));
   for (const ForeignLayer& layer : found(write(file))) {
     if (layer.name == "small_groups") {
