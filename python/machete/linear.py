@@ -1,6 +1,6 @@
 """The linear layer: a function over packed weights, and a module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from machete import ops  # noqa: F401  registers torch.ops.machete
 from machete._native import NAMES, name_of, native
+from machete.checkpoint import read_layer, write_layer
 from machete.weight import PackedWeight, aligned, prepack, quantize
 
 
@@ -29,7 +30,12 @@ def linear(
     the C++ plan. ValueError: shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
     """
     arguments = (x, weight.data, weight.n, weight.k, weight.weight_type, NAMES[weight.dtype], weight.group_size)
-    options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant}
+    options = {
+        "schedule": schedule,
+        "overlap": overlap,
+        "batch_invariant": batch_invariant,
+        "swiglu": weight.swiglu,
+    }
     if out is None:
         result = torch.ops.machete.linear(*arguments, **options)
     else:
@@ -67,7 +73,7 @@ class Linear(nn.Module):
         self.weight_type = weight
         self.group_size = group_size
         self.dtype = dtype  # of activations, scales, bias and output
-        size = native.packed_bytes(out_features, in_features, weight, name_of("dtype", dtype), group_size)
+        size = native.packed_bytes(out_features, in_features, weight, name_of("dtype", dtype), group_size, False)
         self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
@@ -108,6 +114,39 @@ class Linear(nn.Module):
             layer.bias = nn.Parameter(value, requires_grad=bias.requires_grad)
         return layer
 
+    @classmethod
+    def from_checkpoint(
+        cls,
+        tensors: Mapping[str, Tensor],
+        format: str | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        round_scales: bool = False,
+    ) -> "Linear":
+        """A layer that another tool has quantised, from its tensors, without loss.
+
+        `tensors` are named as in the checkpoint, without the layer's name: qweight, qzeros, scales and perhaps g_idx of
+        GPTQ and AWQ; weight_packed, weight_scale, weight_shape, ... of compressed-tensors; and perhaps bias. What they
+        do not show is said by `format`: "gptq_v2" or "awq" (docs/formats.md). `dtype`: of the activations, by default
+        that of the scales; scales that it cannot hold are refused, or with `round_scales` rounded. ValueError: tensors
+        that contradict each other; NotImplementedError: what there is no weight type for.
+        """
+        weight = read_layer(tensors, format)
+        device = next(iter(tensors.values())).device if device is None else device
+        packed = prepack(weight, dtype=dtype, device=device, round_scales=round_scales)
+        return cls.from_packed(packed, tensors.get("bias"))
+
+    def to_checkpoint(self, format: str) -> dict[str, Tensor]:
+        """The layer's tensors as another tool has them, in CPU memory: "gptq", "gptq_v2" or "pack-quantized".
+
+        The inverse of `from_checkpoint`, bit for bit. NotImplementedError: what the format has no place for.
+        """
+        tensors = write_layer(self.packed().unpack(), format)
+        if self.bias is not None:
+            tensors["bias"] = self.bias.detach().cpu().clone()
+        return tensors
+
     def packed(self) -> PackedWeight:
         """The weight, as functions take it."""
         return PackedWeight(
@@ -117,10 +156,13 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.packed(), self.bias)
 
-    def check(self) -> None:
-        """ValueError unless the weight is there and is what the layer says."""
-        self.packed_weight = aligned(self.packed_weight)
-        self._check(self.packed_weight)
+    def adopt(self, packed: PackedWeight) -> None:
+        """Takes a weight of the layer's sizes and dtype, whatever its type and groups; ValueError for others."""
+        for name, wanted in (("n", self.out_features), ("k", self.in_features), ("dtype", self.dtype)):
+            if getattr(packed, name) != wanted:
+                raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {wanted}")
+        self.packed_weight = packed.data
+        self.weight_type, self.group_size = packed.weight_type, packed.group_size
 
     def _check(self, data: Tensor) -> None:
         found, wanted = PackedWeight.from_tensor(data), self.packed()
@@ -139,6 +181,8 @@ class Linear(nn.Module):
             except ValueError as error:
                 arguments[-1].append(f"{prefix}packed_weight: {error}")  # the caller's list of errors
                 return
+            if value.shape != self.packed_weight.shape:  # act-order keeps the order of K beside the weight
+                self.packed_weight = self.packed_weight.new_empty(value.shape)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self.packed_weight = aligned(self.packed_weight)
 

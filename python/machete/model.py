@@ -80,7 +80,8 @@ def quantize_model(
     for name, layer in layers.items():
         dtype = layer.weight.dtype
         try:
-            native.packed_bytes(layer.out_features, layer.in_features, weight, name_of("dtype", dtype), group_size)
+            sizes = (layer.out_features, layer.in_features)
+            native.packed_bytes(*sizes, weight, name_of("dtype", dtype), group_size, False)
         except (ValueError, NotImplementedError) as error:
             raise type(error)(f"{name}: {error}") from None
         if layer.weight.is_meta:

@@ -1,7 +1,7 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
-    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N]
-    linear.out(..., out [..., N]) -> ()
+    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2]
+    linear.out(..., out) -> ()
     dequantize(packed, n, k, dtype) -> [N, K]
 
 They take what the header of a packed weight says as arguments, since the header may lie on a GPU, and tracing must know
@@ -17,7 +17,7 @@ from machete._native import DTYPES, native
 
 _LINEAR = (
     "(Tensor x, Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, *, "
-    'str schedule="", bool overlap=False, bool batch_invariant=False'
+    'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
 )
 _library = torch.library.Library("machete", "DEF")
 _tags = (torch.Tag.pt2_compliant_tag,)
@@ -65,17 +65,19 @@ def _run(
     schedule: str,
     overlap: bool,
     batch_invariant: bool,
+    swiglu: bool,
 ) -> None:
     native.linear(
         _rows(x, k),
         packed,
-        out if out.dim() == 2 else out.view(-1, n),
+        out if out.dim() == 2 else out.view(-1, _columns(n, swiglu)),
         weight_type,
         scale_type,
         group_size,
         schedule,
         overlap,
         batch_invariant,
+        swiglu,
     )
 
 
@@ -91,10 +93,11 @@ def _linear(
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
+    swiglu: bool = False,
 ) -> Tensor:
     _check(x, packed, k, scale_type)
-    out = x.new_empty((*x.shape[:-1], n))
-    _run(x, packed, out, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant)
+    out = x.new_empty((*x.shape[:-1], _columns(n, swiglu)))
+    _run(x, packed, out, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
     return out
 
 
@@ -110,48 +113,78 @@ def _linear_out(
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
+    swiglu: bool = False,
     out: Tensor,
 ) -> None:
     _check(x, packed, k, scale_type)
-    _check_out(x, out, n)
+    _check_out(x, out, _columns(n, swiglu))
     # Where rows of `out` are no rows of a matrix, or a kernel could not write them, they are written elsewhere first.
     direct = out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0)
     target = out.detach() if direct else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    _run(x, packed, target, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant)
+    _run(x, packed, target, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
     if not direct:
         out.detach().copy_(target)
 
 
-def _check_out(x: Tensor, out: Tensor, n: int) -> None:
-    if tuple(out.shape) != (*x.shape[:-1], n) or out.dtype != x.dtype or out.device != x.device:
+def _columns(n: int, swiglu: bool) -> int:
+    return n // 2 if swiglu else n
+
+
+def _check_out(x: Tensor, out: Tensor, columns: int) -> None:
+    shape = (*x.shape[:-1], columns)
+    if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
         raise ValueError(
-            f"out of {out.dtype} {list(out.shape)} on {out.device} must be {x.dtype} {[*x.shape[:-1], n]} on {x.device}"
+            f"out of {out.dtype} {list(out.shape)} on {out.device} must be {x.dtype} {list(shape)} on {x.device}"
         )
 
 
 def _linear_fake(
-    x: Tensor, packed: Tensor, n: int, k: int, weight_type: str, scale_type: str, *_: Any, **__: Any
+    x: Tensor,
+    packed: Tensor,
+    n: int,
+    k: int,
+    weight_type: str,
+    scale_type: str,
+    *_: Any,
+    swiglu: bool = False,
+    **__: Any,
 ) -> Tensor:
     _check(x, packed, k, scale_type)
-    return x.new_empty((*x.shape[:-1], n))
+    return x.new_empty((*x.shape[:-1], _columns(n, swiglu)))
 
 
 def _linear_out_fake(
-    x: Tensor, packed: Tensor, n: int, k: int, weight_type: str, scale_type: str, *_: Any, out: Tensor, **__: Any
+    x: Tensor,
+    packed: Tensor,
+    n: int,
+    k: int,
+    weight_type: str,
+    scale_type: str,
+    *_: Any,
+    swiglu: bool = False,
+    out: Tensor,
+    **__: Any,
 ) -> None:
     _check(x, packed, k, scale_type)
-    _check_out(x, out, n)
+    _check_out(x, out, _columns(n, swiglu))
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
     x, packed, n, k, *_ = inputs
-    ctx.save_for_backward(packed)
+    ctx.swiglu = keyword_only_inputs["swiglu"]
+    ctx.save_for_backward(packed, *((x,) if ctx.swiglu else ()))  # the product alone needs x no more
     ctx.shape = (n, k, x.dtype)
 
 
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    (packed,) = ctx.saved_tensors
+    packed, *saved = ctx.saved_tensors
     weight = torch.ops.machete.dequantize(packed, *ctx.shape)  # [N, K]
+    if ctx.swiglu:
+        (x,) = saved
+        gate, up = (x @ weight.T).chunk(2, dim=-1)
+        sigmoid = torch.sigmoid(gate)
+        by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
+        gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
     return gradient @ weight, None, None, None, None, None, None
 
 

@@ -29,6 +29,7 @@ def list_schedules(
     device: torch.device | str = "cpu",
     overlap: bool = False,
     batch_invariant: bool = False,
+    swiglu: bool = False,
 ) -> list[Schedule]:
     """Every schedule that serves M tokens, N output and K input features; the one that `linear` chooses comes first."""
     where = torch.device(device)
@@ -42,5 +43,6 @@ def list_schedules(
         tvm_ffi.device(where.type, where.index or 0),
         overlap,
         batch_invariant,
+        swiglu,
     )
     return [Schedule(str(name), estimate, size, str(reason)) for name, estimate, size, reason in choices]

@@ -33,6 +33,13 @@ class QuantizedWeight:
     weight_type: str  # "u4b8", ...
     k: int  # input features
     group_size: int  # elements of K that share a scale, a multiple of 16; -1: all of them
+    g_idx: Tensor | None = None  # int32 [K], the group of each k where they lie in an order of their own (act-order)
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Its tensors in CPU memory, as the library takes them."""
+        zero_points = None if self.zero_points is None else self.zero_points.cpu().contiguous()
+        g_idx = None if self.g_idx is None else self.g_idx.cpu().contiguous()
+        return self.qweight.cpu().contiguous(), self.scales.cpu().contiguous(), zero_points, g_idx
 
     @property
     def n(self) -> int:
@@ -54,14 +61,15 @@ class PackedWeight:
     k: int  # input features
     group_size: int
     dtype: torch.dtype  # of its scales, hence of the activations it serves: torch.bfloat16 or torch.float16
+    swiglu: bool = False  # whether it is [gate; up], for that epilogue
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "PackedWeight":
         """Reads the header. ValueError: no packed weight, another version of the order, a damaged header."""
         data = aligned(data)
         start = data[:HEADER_BYTES].cpu()  # of CUDA tensors nothing else is copied
-        weight_type, scale_type, n, k, group_size = native.header(start, data.numel())
-        return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type])
+        weight_type, scale_type, n, k, group_size, swiglu = native.header(start, data.numel())
+        return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type], swiglu)
 
     @property
     def device(self) -> torch.device:
@@ -71,12 +79,13 @@ class PackedWeight:
         """On another device, or for activations of another type; ValueError where a scale has no exact value in it."""
         packed = self
         if dtype not in (None, self.dtype):
-            packed = prepack(self.unpack(), dtype=dtype, device=self.device)
+            packed = prepack(self.unpack(), dtype=dtype, device=self.device, swiglu=self.swiglu)
         return packed if device is None else PackedWeight.from_tensor(packed.data.to(device))
 
     def unpack(self) -> QuantizedWeight:
         """The canonical form again, bit for bit, in CPU memory."""
-        return QuantizedWeight(*_tensors(native.unpack(self.data.cpu())), self.weight_type, self.k, self.group_size)
+        qweight, scales, zero_points, g_idx = _tensors(native.unpack(self.data.cpu()))
+        return QuantizedWeight(qweight, scales, zero_points, self.weight_type, self.k, self.group_size, g_idx)
 
     def dequantize(self) -> Tensor:
         """W [N, K] of `dtype`, on the weight's device; each value scale * (q - zero) rounded once."""
@@ -116,7 +125,8 @@ def quantize(
     values = weight.detach().to(device="cpu", dtype=torch.float32).contiguous()
     scale_type = name_of("dtype", dtype)
     parts = native.quantize(values, weight_type, group_size, scale_type, search)
-    return QuantizedWeight(*_tensors(parts), weight_type, values.shape[1], group_size)
+    qweight, scales, zero_points, _ = _tensors(parts)
+    return QuantizedWeight(qweight, scales, zero_points, weight_type, values.shape[1], group_size)
 
 
 def prepack(
@@ -125,23 +135,22 @@ def prepack(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     round_scales: bool = False,
+    swiglu: bool = False,
 ) -> PackedWeight:
     """Puts a weight into the order that the kernels read.
 
     `dtype`: of the activations it will meet, by default that of the scales. `device`: where the result shall lie, by
     default where `weight` does. Scales and zero points that `dtype` cannot hold are refused (ValueError), or with
-    `round_scales` rounded.
+    `round_scales` rounded. `swiglu`: the weight is [gate; up], and will meet that epilogue.
     """
     dtype = weight.scales.dtype if dtype is None else dtype
-    zero_points = None if weight.zero_points is None else weight.zero_points.cpu().contiguous()
     packed = native.prepack(
-        weight.qweight.cpu().contiguous(),
-        weight.scales.cpu().contiguous(),
-        zero_points,
+        *weight.parts(),
         weight.k,
         weight.weight_type,
         weight.group_size,
         name_of("dtype", dtype),
         round_scales,
+        swiglu,
     )
     return PackedWeight.from_tensor(torch.from_dlpack(packed).to(weight.qweight.device if device is None else device))

@@ -38,12 +38,12 @@ struct PlanKey {
   DataType a_type;
   WeightType w_type;
   Device device;
-  bool overlap, batch_invariant;
+  bool overlap, batch_invariant, swiglu;
   std::string schedule;
 
   auto fields() const {
     return std::tie(m, n, k, lda, ldd, group_size, a_type, w_type, device.backend, device.ordinal, overlap,
-                    batch_invariant, schedule);
+                    batch_invariant, swiglu, schedule);
   }
   bool operator==(const PlanKey& other) const { return fields() == other.fields(); }
 };
@@ -55,8 +55,8 @@ struct PlanKeyHash {
     for (const std::int64_t size : {key.m, key.n, key.k, key.lda, key.ldd, key.group_size}) mix(size);
     mix(key.a_type);
     mix(key.w_type);
-    mix(key.device.ordinal * 8 + (key.device.backend == Backend::kCuda ? 4 : 0) + (key.overlap ? 2 : 0) +
-        (key.batch_invariant ? 1 : 0));
+    mix(key.device.ordinal * 16 + (key.swiglu ? 8 : 0) + (key.device.backend == Backend::kCuda ? 4 : 0) +
+        (key.overlap ? 2 : 0) + (key.batch_invariant ? 1 : 0));
     return hash ^ (hash >> 32);
   }
 };
@@ -94,6 +94,7 @@ class PlanCache {
     problem.group_size = key.group_size;
     problem.lda = key.lda;
     problem.ldd = key.ldd;
+    if (key.swiglu) problem.epilogue.activation = Activation::kSwiglu;
     PlanOptions options;
     options.device = key.device;
     options.schedule = key.schedule;
@@ -103,7 +104,7 @@ class PlanCache {
   }
 
   static PackedHeader header_of(const PlanKey& key) {
-    return expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size);
+    return expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size, key.swiglu);
   }
 
   std::shared_mutex mutex_;
@@ -124,21 +125,22 @@ std::int64_t row_stride(const char* name, const TensorView& matrix) {
   return matrix.size(0) > 1 ? matrix.stride(0) : 0;
 }
 
-void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, N] */, const String& weight_type,
-            const String& scale_type, std::int64_t group_size, const String& schedule, bool overlap,
-            bool batch_invariant) {
+void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, N], with swiglu [M, N / 2] */,
+            const String& weight_type, const String& scale_type, std::int64_t group_size, const String& schedule,
+            bool overlap, bool batch_invariant, bool swiglu) {
   PlanKey key{};
   key.lda = row_stride("x", x);
   key.ldd = row_stride("out", out);
   key.m = x.size(0);
   key.k = x.size(1);
-  key.n = out.size(1);
+  key.n = swiglu ? out.size(1) * 2 : out.size(1);
   key.group_size = group_size;
   key.a_type = value_of(parse_data_type(view(scale_type)));
   key.w_type = value_of(parse_weight_type(view(weight_type)));
   key.device = device_of(packed);
   key.overlap = overlap;
   key.batch_invariant = batch_invariant;
+  key.swiglu = swiglu;
   key.schedule = view(schedule);
 
   for (const auto& [name, tensor] : {std::pair{"x", &x}, std::pair{"out", &out}}) {
@@ -177,7 +179,7 @@ using Choice = Tuple<String, double, std::int64_t, String>;
 
 Array<Choice> list_schedules(std::int64_t m, std::int64_t n, std::int64_t k, const String& weight_type,
                              const String& a_type, std::int64_t group_size, DLDevice device, bool overlap,
-                             bool batch_invariant) {
+                             bool batch_invariant, bool swiglu) {
   Problem problem;
   problem.m = m;
   problem.n = n;
@@ -185,6 +187,7 @@ Array<Choice> list_schedules(std::int64_t m, std::int64_t n, std::int64_t k, con
   problem.a_type = problem.d_type = value_of(parse_data_type(view(a_type)));
   problem.w_type = value_of(parse_weight_type(view(weight_type)));
   problem.group_size = group_size;
+  if (swiglu) problem.epilogue.activation = Activation::kSwiglu;
   PlanOptions options;
   options.device = device.device_type == kDLCUDA ? Device::cuda(device.device_id) : Device::cpu();
   options.overlap = overlap;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "api/memory.h"
 #include "api/validate.h"
 #include "native/status.h"
 
@@ -37,13 +38,13 @@ PackedWeight weight_in(const TensorView& packed, const PackedHeader& header) {
 }  // namespace
 
 PackedHeader expected_header(std::int64_t n, std::int64_t k, std::string_view weight_type, std::string_view scale_type,
-                             std::int64_t group_size) {
+                             std::int64_t group_size, bool swiglu) {
   QuantizedWeight weight;
   weight.type = value_of(parse_weight_type(weight_type));
   weight.n = n;
   weight.k = k;
   weight.group_size = group_size;
-  return value_of(packed_header(weight, value_of(parse_data_type(scale_type))));
+  return value_of(packed_header(weight, value_of(parse_data_type(scale_type)), swiglu));
 }
 
 std::int64_t bytes_of(const PackedHeader& header) {
@@ -53,6 +54,13 @@ std::int64_t bytes_of(const PackedHeader& header) {
 PackedWeight borrow(const TensorView& packed, const PackedHeader& expected) {
   if (device_of(packed) == Device::cpu()) return borrow(packed);
   check_bytes(packed);
+  PackedHeader ordered = expected;  // as act-order makes it
+  ordered.permutation_bytes = memory::padded(static_cast<std::uint64_t>(expected.k) * 4);
+  if (packed.numel() == bytes_of(ordered)) {
+    raise(StatusCode::kUnsupported,
+          "the weight's groups have an order of their own (act-order), which no CUDA kernel serves yet; keep the layer "
+          "on the CPU");
+  }
   check_size(packed.numel(), expected);
   return weight_in(packed, expected);
 }
@@ -71,11 +79,6 @@ PackedHeader read_header(const TensorView& start, std::int64_t bytes) {
   }
   std::memcpy(&header, start.data_ptr(), sizeof(header));
   check(validate::header(header));
-  if (header.permutation_bytes != 0 || header.swiglu != 0) {
-    raise(StatusCode::kUnsupported,
-          fmt::format("packed is for {}, which the Python package does not serve yet; use the C++ library",
-                      header.swiglu != 0 ? "the epilogue swiglu" : "groups in an order of their own (act-order)"));
-  }
   check_size(bytes, header);
   return header;
 }

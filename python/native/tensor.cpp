@@ -60,14 +60,19 @@ DataType type_of(const char* name, const TensorView& tensor) {
         fmt::format("{} of {} must be bf16, f16, f32 or u8; convert it", name, describe(tensor)));
 }
 
+void check_on_cpu(const char* name, const TensorView& tensor) {
+  if (device_of(tensor) == Device::cpu()) return;
+  raise(StatusCode::kInvalidArgument, fmt::format("{} must lie in CPU memory; move it there", name));
+}
+
 void check_contiguous(const char* name, const TensorView& tensor, int dimensions) {
   if (tensor.ndim() == dimensions && tensor.IsContiguous()) return;
   raise(StatusCode::kInvalidArgument,
         fmt::format("{} of {} must be contiguous with {} dimensions; reshape it", name, describe(tensor), dimensions));
 }
 
-Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, std::initializer_list<std::int64_t> shape) {
-  return Tensor::FromNDAlloc(Bytes{std::move(bytes)}, tvm::ffi::ShapeView(shape.begin(), shape.size()), type,
+Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, const std::vector<std::int64_t>& shape) {
+  return Tensor::FromNDAlloc(Bytes{std::move(bytes)}, tvm::ffi::ShapeView(shape.data(), shape.size()), type,
                              DLDevice{kDLCPU, 0});
 }
 

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -24,11 +23,14 @@ Device device_of(const TensorView& tensor);
 /// The library's type of a floating point or uint8 tensor; raises for others.
 DataType type_of(const char* name, const TensorView& tensor);
 
+/// Raises unless the tensor lies there.
+void check_on_cpu(const char* name, const TensorView& tensor);
+
 /// Raises unless the tensor has this many dimensions and is contiguous.
 void check_contiguous(const char* name, const TensorView& tensor, int dimensions);
 
 /// A contiguous tensor in CPU memory that owns the bytes.
-Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, std::initializer_list<std::int64_t> shape);
+Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, const std::vector<std::int64_t>& shape);
 
 DLDataType dlpack_type(DataType type);
 inline DLDataType bytes_type() { return {kDLUInt, 8, 1}; }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "native/canonical.h"
 #include "native/packed.h"
 #include "native/status.h"
 #include "native/tensor.h"
@@ -26,22 +27,7 @@ using tvm::ffi::Optional;
 using tvm::ffi::String;
 using tvm::ffi::Tuple;
 
-// qweight [N, row bytes], scales [groups, N], zero_points [groups, N] or none
-using Canonical = Tuple<Tensor, Tensor, Optional<Tensor>>;
-
 std::string text(const String& string) { return {string.data(), string.size()}; }
-
-// Parts in canonical form with the sizes and types of `weight`; empty zero points are none.
-Canonical canonical(const QuantizedWeight& weight, std::vector<std::uint8_t> qweight, std::vector<std::uint8_t> scales,
-                    std::vector<std::uint8_t> zero_points) {
-  const std::int64_t groups = weight.groups();
-  Optional<Tensor> zeros;
-  if (!zero_points.empty()) {
-    zeros = to_tensor(std::move(zero_points), dlpack_type(weight.zero_point_type), {groups, weight.n});
-  }
-  return Canonical(to_tensor(std::move(qweight), bytes_type(), {weight.n, weight.row_bytes()}),
-                   to_tensor(std::move(scales), dlpack_type(weight.scale_type), {groups, weight.n}), zeros);
-}
 
 // A packed weight as the library unpacks it, its parts still to be pointed at.
 QuantizedWeight shape_of(const PackedHeader& header, const UnpackedWeight& unpacked) {
@@ -54,19 +40,6 @@ QuantizedWeight shape_of(const PackedHeader& header, const UnpackedWeight& unpac
   weight.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   weight.zero_point_type = unpacked.zero_point_type;
   return weight;
-}
-
-void check_on_cpu(const char* name, const TensorView& tensor) {
-  if (device_of(tensor) == Device::cpu()) return;
-  raise(StatusCode::kInvalidArgument, fmt::format("{} must lie in CPU memory; move it there", name));
-}
-
-void check_shape(const char* name, const TensorView& tensor, std::int64_t rows, std::int64_t columns) {
-  check_on_cpu(name, tensor);
-  check_contiguous(name, tensor, 2);
-  if (tensor.size(0) == rows && tensor.size(1) == columns) return;
-  raise(StatusCode::kInvalidArgument,
-        fmt::format("{} of {} must be [{}, {}]; see QuantizedWeight", name, describe(tensor), rows, columns));
 }
 
 // A PackedWeight in CPU memory as one tensor: header, then payload.
@@ -96,30 +69,16 @@ Canonical quantize(TensorView weight, const String& weight_type, std::int64_t gr
   return canonical(shape, std::move(tensor.qweight), std::move(tensor.scales), std::move(tensor.zero_points));
 }
 
-Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_points, std::int64_t k,
-               const String& weight_type, std::int64_t group_size, const String& scale_type, bool round_scales) {
-  check_contiguous("qweight", qweight, 2);
-  QuantizedWeight weight;
-  weight.type = value_of(parse_weight_type(text(weight_type)));
-  weight.n = qweight.size(0);
-  weight.k = k;
-  weight.group_size = group_size;
+Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_points, Optional<TensorView> g_idx,
+               std::int64_t k, const String& weight_type, std::int64_t group_size, const String& scale_type,
+               bool round_scales, bool swiglu) {
   PrepackOptions options;
   options.device = Device::cpu();
   options.scale_type = value_of(parse_data_type(text(scale_type)));
   options.round_scales = round_scales;
-  check(packed_header(weight, options.scale_type).status());  // before sizes are computed with its numbers
-
-  check_shape("qweight", qweight, weight.n, (k * bits_of(weight.type) + 7) / 8);
-  check_shape("scales", scales, weight.groups(), weight.n);
-  weight.qweight = qweight.data_ptr();
-  weight.scales = scales.data_ptr();
-  weight.scale_type = type_of("scales", scales);
-  if (zero_points.has_value()) {
-    check_shape("zero_points", *zero_points, weight.groups(), weight.n);
-    weight.zero_points = (*zero_points).data_ptr();
-    weight.zero_point_type = type_of("zero_points", *zero_points);
-  }
+  options.swiglu = swiglu;
+  const QuantizedWeight weight =
+      borrow_canonical(qweight, scales, zero_points, g_idx, k, text(weight_type), group_size);
   return packed_tensor(value_of(machete::prepack(weight, options)));
 }
 
@@ -127,7 +86,8 @@ Canonical unpack(TensorView packed) {
   const PackedWeight weight = borrow(packed);
   auto unpacked = value_of(machete::unpack(weight));
   const QuantizedWeight shape = shape_of(weight.header(), unpacked);
-  return canonical(shape, std::move(unpacked.qweight), std::move(unpacked.scales), std::move(unpacked.zero_points));
+  return canonical(shape, std::move(unpacked.qweight), std::move(unpacked.scales), std::move(unpacked.zero_points),
+                   unpacked.g_idx);
 }
 
 Tensor dequantize(TensorView packed) {
@@ -137,24 +97,25 @@ Tensor dequantize(TensorView packed) {
   view.qweight = unpacked.qweight.data();
   view.scales = unpacked.scales.data();
   view.zero_points = unpacked.zero_points.data();
+  view.g_idx = unpacked.g_idx.empty() ? nullptr : unpacked.g_idx.data();
   const std::vector<float> values = reference::dequantize(view);
   std::vector<std::uint8_t> bytes(values.size() * sizeof(float));
   std::memcpy(bytes.data(), values.data(), bytes.size());
   return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {view.n, view.k});
 }
 
-// weight_type, scale_type, n, k, group_size
-using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t>;
+// weight_type, scale_type, n, k, group_size, swiglu
+using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t, bool>;
 
 Header header(TensorView start, std::int64_t bytes) {
   const PackedHeader h = read_header(start, bytes);
   const auto name = [](auto type) { return String{std::string(name_of(type))}; };
-  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size);
+  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size, h.swiglu != 0);
 }
 
 std::int64_t packed_bytes(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
-                          std::int64_t group_size) {
-  return bytes_of(expected_header(n, k, text(weight_type), text(scale_type), group_size));
+                          std::int64_t group_size, bool swiglu) {
+  return bytes_of(expected_header(n, k, text(weight_type), text(scale_type), group_size, swiglu));
 }
 
 void save(TensorView packed, const String& path) { check(machete::save(borrow(packed), text(path))); }

@@ -55,7 +55,6 @@ def test_state_dict_through_safetensors(tmp_path, assign):
     state = load_file(tmp_path / "layer.safetensors")
     del state["odd"]
     other.load_state_dict(state, assign=assign)
-    other.check()
     assert torch.equal(other(x), given(x))
 
 
