@@ -2,6 +2,7 @@
 
 from machete import _hook
 from machete._native import native
+from machete.fuse import fuse_model
 from machete.linear import Linear, linear
 from machete.model import quantize_model
 from machete.schedule import Schedule, list_schedules
@@ -13,6 +14,7 @@ __all__ = [
     "PackedWeight",
     "QuantizedWeight",
     "Schedule",
+    "fuse_model",
     "linear",
     "list_schedules",
     "prepack",

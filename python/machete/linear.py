@@ -66,14 +66,18 @@ class Linear(nn.Module):
         group_size: int = 128,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
+        swiglu: bool = False,
     ) -> None:
         super().__init__()
+        if swiglu and bias:
+            raise ValueError("swiglu=True and bias=True: the epilogue has no place for a bias; leave one out")
         self.in_features = in_features
         self.out_features = out_features
         self.weight_type = weight
         self.group_size = group_size
         self.dtype = dtype  # of activations, scales, bias and output
-        size = native.packed_bytes(out_features, in_features, weight, name_of("dtype", dtype), group_size, False)
+        self.swiglu = swiglu  # the weight is [gate; up], 2 out_features rows, and the output silu(gate) * up
+        size = native.packed_bytes(self._rows(), in_features, weight, name_of("dtype", dtype), group_size, swiglu)
         self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
@@ -101,12 +105,13 @@ class Linear(nn.Module):
         """A layer with this weight; the bias is converted to its dtype."""
         layer = cls(
             packed.k,
-            packed.n,
+            packed.columns,
             bias is not None,
             weight=packed.weight_type,
             group_size=packed.group_size,
             dtype=packed.dtype,
             device="meta",
+            swiglu=packed.swiglu,
         )
         layer.packed_weight = packed.data
         if bias is not None:
@@ -150,23 +155,32 @@ class Linear(nn.Module):
     def packed(self) -> PackedWeight:
         """The weight, as functions take it."""
         return PackedWeight(
-            self.packed_weight, self.weight_type, self.out_features, self.in_features, self.group_size, self.dtype
+            self.packed_weight,
+            self.weight_type,
+            self._rows(),
+            self.in_features,
+            self.group_size,
+            self.dtype,
+            self.swiglu,
         )
+
+    def _rows(self) -> int:
+        return 2 * self.out_features if self.swiglu else self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.packed(), self.bias)
 
     def adopt(self, packed: PackedWeight) -> None:
         """Takes a weight of the layer's sizes and dtype, whatever its type and groups; ValueError for others."""
-        for name, wanted in (("n", self.out_features), ("k", self.in_features), ("dtype", self.dtype)):
+        for name, wanted in (("columns", self.out_features), ("k", self.in_features), ("dtype", self.dtype)):
             if getattr(packed, name) != wanted:
                 raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {wanted}")
         self.packed_weight = packed.data
-        self.weight_type, self.group_size = packed.weight_type, packed.group_size
+        self.weight_type, self.group_size, self.swiglu = packed.weight_type, packed.group_size, packed.swiglu
 
     def _check(self, data: Tensor) -> None:
         found, wanted = PackedWeight.from_tensor(data), self.packed()
-        for name in ("weight_type", "n", "k", "group_size", "dtype"):
+        for name in ("weight_type", "n", "k", "group_size", "dtype", "swiglu"):
             if getattr(found, name) != getattr(wanted, name):
                 raise ValueError(
                     f"the weight has {name}={getattr(found, name)}, the layer {getattr(wanted, name)}; make the layer "
@@ -200,4 +214,5 @@ class Linear(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"weight={self.weight_type}, group_size={self.group_size}, dtype={self.dtype}"
+            + (", swiglu=True" if self.swiglu else "")
         )

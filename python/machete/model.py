@@ -9,6 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from machete._native import name_of, native
+from machete.fuse import fuse_model
 from machete.linear import Linear
 
 
@@ -64,13 +65,15 @@ def quantize_model(
     skip: Sequence[str] | None = None,
     *,
     search: bool = True,
+    fuse: bool = False,
     progress: bool = False,
 ) -> nn.Module:
     """Replaces the linear layers of a model by `machete.Linear`, in place, and returns the model.
 
     Layers run with the dtype they have, bfloat16 or float16, on the device they lie on. `skip` names layers that stay:
     full dotted names, ends of them, or globs; by default the output layer (`lm_head`). Layers that share their weight
-    with another module stay too. One layer after another is quantised, and its float weight let go before the next.
+    with another module stay too. `fuse` fuses projections afterwards (`fuse_model`). One layer
+    after another is quantised, and its float weight let go before the next.
     What can be known beforehand (dtypes, sizes, NaN and Inf) is checked before any layer changes: ValueError,
     NotImplementedError.
     """
@@ -103,4 +106,4 @@ def quantize_model(
         from machete.transformers import describe
 
         describe(model, weight=weight, group_size=group_size, skip=skip)
-    return model
+    return fuse_model(model) if fuse else model

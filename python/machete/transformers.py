@@ -17,6 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from machete._native import name_of, native
 from machete.checkpoint import SUFFIXES, FoundLayer, find_layers, read_layer
+from machete.fuse import fuse_empty, fuse_model, leave_to_torch
 from machete.linear import Linear
 from machete.model import default_skip, layers_to_quantize
 from machete.weight import PackedWeight, prepack
@@ -38,12 +39,14 @@ class Config(QuantizationConfigMixin):
         *,
         backend: str | None = None,
         round_scales: bool = False,
+        fuse: bool = False,
     ) -> None:
         """`weight` ("u4b8"), `group_size` (128) and `skip` are those of `machete.quantize_model`.
 
         `backend="machete"` is for checkpoints that another tool has quantised: their layers keep the numbers they have
         and run on Machete's kernels, so the other arguments have no place beside it. `round_scales`: there, scales that
-        the model's dtype cannot hold are rounded to it, not refused.
+        the model's dtype cannot hold are rounded to it, not refused. `fuse`: projections are fused after loading, as by
+        `machete.fuse_model`; models that were saved fused come back so.
         """
         if quant_method != METHOD:
             raise ValueError(f"quant_method={quant_method} must be {METHOD}; leave it out")
@@ -63,6 +66,7 @@ class Config(QuantizationConfigMixin):
         # How to load, which is no business of what is saved.
         self._backend = backend
         self._round_scales = round_scales
+        self._fuse = fuse
         self._source: dict[str, Any] | None = None  # the configuration of another tool's checkpoint
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +85,9 @@ def _merge(quantization_config: Any, quantization_config_from_args: Any = None) 
     """
     source, given = quantization_config, quantization_config_from_args
     method = source.get("quant_method") if isinstance(source, dict) else getattr(source, "quant_method", None)
-    if not isinstance(given, Config) or method == METHOD:
+    if method == METHOD:
+        return _merge_ours(source, given)
+    if not isinstance(given, Config):
         return _merge_of_transformers(source, given)
     if given._backend is None:
         raise ValueError(
@@ -91,6 +97,13 @@ def _merge(quantization_config: Any, quantization_config_from_args: Any = None) 
         )
     given._source = source if isinstance(source, dict) else source.to_dict()
     return given
+
+
+def _merge_ours(source: Any, given: Any) -> Any:
+    merged = _merge_of_transformers(source, given)
+    if isinstance(given, Config):
+        merged._fuse = given._fuse  # how to load, which is for the argument to say
+    return merged
 
 
 _merge_of_transformers = AutoHfQuantizer.merge_quantization_configs
@@ -107,7 +120,7 @@ class Quantizer(HfQuantizer):
         super().__init__(quantization_config, **options)
         self._layers: set[str] = set()  # that are quantised here
         self._formats: dict[str, str] = {}  # of the layers that another tool has quantised
-        self._round_scales = quantization_config._round_scales
+        self._round_scales, self._fuse = quantization_config._round_scales, quantization_config._fuse
         self._failure: str | None = None  # of a layer: transformers would log what is raised while it reads
 
     def validate_environment(self, *_: Any, **__: Any) -> None:
@@ -133,11 +146,12 @@ class Quantizer(HfQuantizer):
             config.skip = default_skip(model)
         self._layers = set(layers_to_quantize(model, config.skip))
         if self.pre_quantized:
-            biased = {name for file in checkpoint_files or () for name in _tensor_names(file) if name.endswith(".bias")}
+            names = {name for file in checkpoint_files or () for name in _tensor_names(file)}
             for name in self._layers:
                 layer = model.get_submodule(name)
-                bias = layer.bias is not None or f"{name}.bias" in biased
+                bias = layer.bias is not None or f"{name}.bias" in names
                 model.set_submodule(name, self._empty(layer, config.weight, config.group_size, bias))
+            fuse_empty(model, names)
 
     def _empty(self, layer: nn.Linear, weight: str, group_size: int, bias: bool) -> Linear:
         return Linear(
@@ -258,7 +272,8 @@ class Quantizer(HfQuantizer):
                     module.adopt(found.to(dtype=module.dtype))  # from_pretrained may ask for another
                 except ValueError as error:
                     raise ValueError(f"{name}.packed_weight: {error}") from None
-        return model
+                leave_to_torch(module)
+        return fuse_model(model) if self._fuse else model
 
     def is_serializable(self) -> bool:
         return True

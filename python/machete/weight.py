@@ -75,6 +75,11 @@ class PackedWeight:
     def device(self) -> torch.device:
         return self.data.device
 
+    @property
+    def columns(self) -> int:
+        """Of the output: N, or with swiglu N / 2."""
+        return self.n // 2 if self.swiglu else self.n
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "PackedWeight":
         """On another device, or for activations of another type; ValueError where a scale has no exact value in it."""
         packed = self
