@@ -2,6 +2,7 @@
 
 from machete import _hook
 from machete._native import native
+from machete.explain import Explanation, explain
 from machete.fuse import fuse_model
 from machete.linear import Linear, linear
 from machete.model import quantize_model
@@ -10,10 +11,12 @@ from machete.weight import PackedWeight, QuantizedWeight, prepack, quantize
 
 __all__ = [
     "Config",
+    "Explanation",
     "Linear",
     "PackedWeight",
     "QuantizedWeight",
     "Schedule",
+    "explain",
     "fuse_model",
     "linear",
     "list_schedules",

@@ -150,6 +150,21 @@ def test_schedules():
         machete.linear(x, packed, schedule="nonsense")
 
 
+def test_explain():
+    quantized, packed = weights(48, 80)
+    expected = "M=3, N=48, K=80: u4b8 in groups of 64, activations of bf16, on cpu\n-> cpu  the only"
+    layer = machete.Linear.from_packed(packed)
+    for found in (machete.explain(packed, 3), machete.explain(layer, 3)):
+        assert str(found).startswith(expected)
+        assert found.chosen.name == "cpu" and (found.m, found.weight.n) == (3, 48)
+    fused = machete.prepack(quantized, swiglu=True)
+    assert "bf16, swiglu, on cpu" in str(machete.explain(fused, 3))
+    with pytest.raises(ValueError, match="M=-1 must be at least 0"):
+        machete.explain(layer, -1)
+    with pytest.raises(ValueError, match="layer is a Linear; it must be a machete.Linear or PackedWeight"):
+        machete.explain(torch.nn.Linear(80, 48), 3)
+
+
 def test_misfits_are_refused_with_value_rule_and_remedy():
     _, packed = weights(48, 80)
     x = torch.randn(3, 80, dtype=torch.bfloat16)
