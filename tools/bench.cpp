@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "command.h"
+#include "host_cost.h"
 #include "machete/types.h"
 #include "options.h"
 
@@ -31,6 +32,7 @@ struct Options {
   bool timeline = false;
   bool no_cublas = false;
   bool no_check = false;
+  bool host_cost = false;
   std::optional<Device> device;
 };
 
@@ -69,6 +71,10 @@ Status bench_on_gpu(const Options&) {
 }
 
 #endif
+
+Status host_cost(const Options& options) {
+  return print_host_cost(options.device ? *options.device : default_device());
+}
 
 }  // namespace
 
@@ -111,9 +117,12 @@ Examples:
                     "print when the CTAs of each chain's kernels start, wait, are done");
   command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");
   command->add_flag("--no-check", options->no_check, "do not check results");
-  add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0");
+  command
+      ->add_flag("--host-cost", options->host_cost, "what plan and run of a 16x16 linear cost the host, on any device")
+      ->option_text(" ");
+  add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0; of --host-cost also cpu");
   command->add_option("--json", options->json_path, "write the results here as JSON")->type_name("FILE");
-  return {command, [options] { return bench_on_gpu(*options); }};
+  return {command, [options] { return options->host_cost ? host_cost(*options) : bench_on_gpu(*options); }};
 }
 
 }  // namespace machete::tools

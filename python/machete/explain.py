@@ -42,7 +42,7 @@ def explain(
 ) -> Explanation:
     """Which schedule runs `layer` for `m` tokens, what the planner expects of it and the others, and what bounds them.
 
-    ValueError: m < 0, no layer of ours; NotImplementedError: nothing in this build or on this device serves the problem.
+    ValueError: m < 0, no layer of ours; NotImplementedError: nothing in this build or on this device serves it.
     """
     if not isinstance(layer, Linear | PackedWeight):
         raise ValueError(f"layer is a {type(layer).__name__}; it must be a machete.Linear or PackedWeight")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from machete import ops  # noqa: F401  registers torch.ops.machete
+from machete import ops
 from machete._native import NAMES, name_of, native
 from machete.checkpoint import read_layer, write_layer
 from machete.weight import PackedWeight, aligned, prepack, quantize
@@ -29,20 +29,22 @@ def linear(
     the bias. `schedule` forces one (`list_schedules` names them); `overlap` and `batch_invariant` are the options of
     the C++ plan. ValueError: shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
     """
-    arguments = (x, weight.data, weight.n, weight.k, weight.weight_type, NAMES[weight.dtype], weight.group_size)
-    options = {
-        "schedule": schedule,
-        "overlap": overlap,
-        "batch_invariant": batch_invariant,
-        "swiglu": weight.swiglu,
-    }
-    if out is None:
-        result = torch.ops.machete.linear(*arguments, **options)
-    else:
-        if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-            raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
-        torch.ops.machete.linear.out(*arguments, **options, out=out)
-        result = out
+    if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
+    result = ops.linear(
+        x,
+        weight.data,
+        weight.n,
+        weight.k,
+        weight.weight_type,
+        NAMES[weight.dtype],
+        weight.group_size,
+        schedule,
+        overlap,
+        batch_invariant,
+        weight.swiglu,
+        out,
+    )
     return result if bias is None else result.add_(bias)
 
 
@@ -168,7 +170,17 @@ class Linear(nn.Module):
         return 2 * self.out_features if self.swiglu else self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.packed(), self.bias)
+        result = ops.linear(
+            x,
+            self.packed_weight,
+            self._rows(),
+            self.in_features,
+            self.weight_type,
+            NAMES[self.dtype],
+            self.group_size,
+            swiglu=self.swiglu,
+        )
+        return result if self.bias is None else result.add_(self.bias)
 
     def adopt(self, packed: PackedWeight) -> None:
         """Takes a weight of the layer's sizes and dtype, whatever its type and groups; ValueError for others."""

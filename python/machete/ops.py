@@ -12,8 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from machete._native import DTYPES, native
+
+_products: dict[Any, Any] = {}  # functions (x [M, K], packed, out) of the library, by How
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_jit_trace = torch._C._get_tracing_state
 
 _LINEAR = (
     "(Tensor x, Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, *, "
@@ -53,32 +60,31 @@ def _rows(x: Tensor, k: int) -> Tensor:
     return rows
 
 
-def _run(
-    x: Tensor,
-    packed: Tensor,
-    out: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    group_size: int,
-    schedule: str,
-    overlap: bool,
-    batch_invariant: bool,
-    swiglu: bool,
-) -> None:
-    native.linear(
-        _rows(x, k),
-        packed,
-        out if out.dim() == 2 else out.view(-1, _columns(n, swiglu)),
-        weight_type,
-        scale_type,
-        group_size,
-        schedule,
-        overlap,
-        batch_invariant,
-        swiglu,
-    )
+# The types, the group size and the options, in the order of the operator's arguments; swiglu is the last.
+How = tuple[str, str, int, str, bool, bool, bool]
+
+
+def _run(x: Tensor, packed: Tensor, out: Tensor, k: int, how: How) -> None:
+    run = _products.get(how) or _products.setdefault(how, native.linear_of(*how))
+    run(_rows(x, k), packed, out if out.dim() == 2 else out.view(-1, out.shape[-1]))
+
+
+def _product(x: Tensor, packed: Tensor, n: int, k: int, how: How) -> Tensor:
+    _check(x, packed, k, how[1])
+    out = x.new_empty((*x.shape[:-1], _columns(n, how[-1])))
+    _run(x, packed, out, k, how)
+    return out
+
+
+def _product_into(out: Tensor, x: Tensor, packed: Tensor, n: int, k: int, how: How) -> None:
+    _check(x, packed, k, how[1])
+    _check_out(x, out, _columns(n, how[-1]))
+    # Where rows of `out` are no rows of a matrix, or a kernel could not write them, they are written elsewhere first.
+    direct = out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0)
+    target = out.detach() if direct else torch.empty(out.shape, dtype=out.dtype, device=out.device)
+    _run(x, packed, target, k, how)
+    if not direct:
+        out.detach().copy_(target)
 
 
 def _linear(
@@ -95,10 +101,7 @@ def _linear(
     batch_invariant: bool = False,
     swiglu: bool = False,
 ) -> Tensor:
-    _check(x, packed, k, scale_type)
-    out = x.new_empty((*x.shape[:-1], _columns(n, swiglu)))
-    _run(x, packed, out, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
-    return out
+    return _product(x, packed, n, k, (weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu))
 
 
 def _linear_out(
@@ -116,14 +119,55 @@ def _linear_out(
     swiglu: bool = False,
     out: Tensor,
 ) -> None:
-    _check(x, packed, k, scale_type)
-    _check_out(x, out, _columns(n, swiglu))
-    # Where rows of `out` are no rows of a matrix, or a kernel could not write them, they are written elsewhere first.
-    direct = out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0)
-    target = out.detach() if direct else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    _run(x, packed, target, n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
-    if not direct:
-        out.detach().copy_(target)
+    _product_into(
+        out, x, packed, n, k, (weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
+    )
+
+
+def linear(
+    x: Tensor,
+    packed: Tensor,
+    n: int,
+    k: int,
+    weight_type: str,
+    scale_type: str,
+    group_size: int,
+    schedule: str = "",
+    overlap: bool = False,
+    batch_invariant: bool = False,
+    swiglu: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """torch.ops.machete.linear, past the dispatcher where nobody would see the difference but by the time it takes."""
+    if _is_unwatched(x, packed):
+        how = (weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
+        if out is None:
+            return _product(x, packed, n, k, how)
+        if type(out) is Tensor:
+            _product_into(out, x, packed, n, k, how)
+            return out
+    arguments = (x, packed, n, k, weight_type, scale_type, group_size)
+    options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant, "swiglu": swiglu}
+    if out is None:
+        return torch.ops.machete.linear.default(*arguments, **options)
+    torch.ops.machete.linear.out(*arguments, **options, out=out)
+    return out
+
+
+def _is_unwatched(x: Tensor, packed: Tensor) -> bool:
+    """Whether neither gradients nor tracing, modes, transforms or a profiler have to know of what happens to x."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and type(packed) is Tensor
+        and not (x.requires_grad and torch.is_grad_enabled())
+        and _dispatch_modes() == 0
+        and _function_modes() == 0
+        and _transforms() is None
+        and _jit_trace() is None
+        and forward_ad._current_level < 0
+        and not torch.autograd._profiler_enabled()
+    )
 
 
 def _columns(n: int, swiglu: bool) -> int:

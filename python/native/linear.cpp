@@ -125,23 +125,15 @@ std::int64_t row_stride(const char* name, const TensorView& matrix) {
   return matrix.size(0) > 1 ? matrix.stride(0) : 0;
 }
 
-void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, N], with swiglu [M, N / 2] */,
-            const String& weight_type, const String& scale_type, std::int64_t group_size, const String& schedule,
-            bool overlap, bool batch_invariant, bool swiglu) {
-  PlanKey key{};
+// One product: `key` has what does not depend on the tensors.
+void linear(PlanKey key, const TensorView& x /* [M, K] */, const TensorView& packed,
+            const TensorView& out /* [M, N], with swiglu [M, N / 2] */) {
   key.lda = row_stride("x", x);
   key.ldd = row_stride("out", out);
   key.m = x.size(0);
   key.k = x.size(1);
-  key.n = swiglu ? out.size(1) * 2 : out.size(1);
-  key.group_size = group_size;
-  key.a_type = value_of(parse_data_type(view(scale_type)));
-  key.w_type = value_of(parse_weight_type(view(weight_type)));
+  key.n = key.swiglu ? out.size(1) * 2 : out.size(1);
   key.device = device_of(packed);
-  key.overlap = overlap;
-  key.batch_invariant = batch_invariant;
-  key.swiglu = swiglu;
-  key.schedule = view(schedule);
 
   for (const auto& [name, tensor] : {std::pair{"x", &x}, std::pair{"out", &out}}) {
     if (type_of(name, *tensor) != key.a_type) {
@@ -174,6 +166,24 @@ void linear(TensorView x /* [M, K] */, TensorView packed, TensorView out /* [M, 
                      planned.plan.workspace_size(), stream));
 }
 
+// The products of weights of one kind under one set of options, as a function (x, packed, out): what is said of them in
+// words is understood once.
+tvm::ffi::TypedFunction<void(TensorView, TensorView, TensorView)> linear_of(const String& weight_type,
+                                                                            const String& scale_type,
+                                                                            std::int64_t group_size,
+                                                                            const String& schedule, bool overlap,
+                                                                            bool batch_invariant, bool swiglu) {
+  PlanKey key{};
+  key.group_size = group_size;
+  key.a_type = value_of(parse_data_type(view(scale_type)));
+  key.w_type = value_of(parse_weight_type(view(weight_type)));
+  key.overlap = overlap;
+  key.batch_invariant = batch_invariant;
+  key.swiglu = swiglu;
+  key.schedule = view(schedule);
+  return [key](TensorView x, TensorView packed, TensorView out) { linear(key, x, packed, out); };
+}
+
 // name, estimate in us, workspace in bytes, reason
 using Choice = Tuple<String, double, std::int64_t, String>;
 
@@ -204,7 +214,7 @@ String version() { return kVersion; }
 
 }  // namespace
 
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear_of, linear_of);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
 

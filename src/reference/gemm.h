@@ -26,7 +26,8 @@ struct PackedOrder {
 };
 
 struct GemmArguments {
-  std::int64_t m, rows, k, lda, ldd;  // rows as packed, a multiple of 64
+  std::int64_t m, rows, k, lda, ldd;  // rows as packed, a multiple of 64 ...
+  std::int64_t strips;                // ... and how many strips of 16 hold more than padding
   const void* a;                      // [M, K] of a_type
   DataType a_type;
   const std::int32_t* permutation;  // [K]: which k of A meets each packed one; null: its own

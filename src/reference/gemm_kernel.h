@@ -243,9 +243,15 @@ void run_task(const GemmArguments& x, std::int64_t m0, std::int64_t panel0, std:
     const std::int64_t depth = smaller(kBlockK, (x.k - k + kUnitK - 1) / kUnitK * kUnitK);
     load_activations(x, m0, rows, k, depth, scratch.a);
     for (std::int64_t p = 0; p < panels; ++p) {
-      for (int strip = 0; strip < kPanelN / kStripRows; ++strip) {
-        decode(x, (panel0 + p) * (kPanelN / kStripRows) + strip, k, depth, group_of_place,
-               scratch.w + strip * kStripRows * kBlockK);
+      for (int i = 0; i < kPanelN / kStripRows; ++i) {
+        const std::int64_t strip = (panel0 + p) * (kPanelN / kStripRows) + i;
+        float* const out = scratch.w + i * kStripRows * kBlockK;
+        if (strip < x.strips) {
+          decode(x, strip, k, depth, group_of_place, out);
+        } else {
+          for (int row = 0; row < kStripRows; ++row)
+            MutableRow<float>(out + row * kBlockK, depth).setZero();  // padding
+        }
       }
       multiply(scratch.a, scratch.w, rows, depth, scratch.d + p * kBlockM * kPanelN);
     }
@@ -270,7 +276,7 @@ void gemm(const GemmArguments& x) {
   std::int64_t task_panels = kTaskPanels;
   while (task_panels > 1 && panels * blocks_m < task_panels * 4 * omp_get_max_threads()) task_panels /= 2;
   const std::int64_t tasks_n = (panels + task_panels - 1) / task_panels;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (tasks_n * blocks_m > 1)  // waking threads costs more than a tile
   for (std::int64_t task = 0; task < tasks_n * blocks_m; ++task) {
     const std::int64_t panel = task % tasks_n * task_panels;
     run_task(x, task / tasks_n * kBlockM, panel, smaller(task_panels, panels - panel));

@@ -57,6 +57,7 @@ Status linear(const Problem& problem, const Arguments& given, InstructionSet set
   GemmArguments arguments{};
   arguments.m = problem.m;
   arguments.rows = shape.n_padded;
+  arguments.strips = (problem.n + PackedOrder::kStripRows - 1) / PackedOrder::kStripRows;
   arguments.k = problem.k;
   arguments.lda = problem.lda > 0 ? problem.lda : problem.k;
   arguments.ldd = problem.ldd > 0 ? problem.ldd : problem.d_columns();
