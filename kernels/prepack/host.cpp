@@ -1,5 +1,6 @@
 #include "kernels/prepack/host.h"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -40,19 +41,34 @@ void set_element(std::uint8_t* bytes, std::int64_t index, std::uint8_t value) {
   byte = static_cast<std::uint8_t>(byte | value << (index * kBits % 8));
 }
 
-// Calls visit(tile, element of the tile, n, canonical k) for every element of the weight, a row by one thread.
+// Where the k's of a tile come from: its own, or those that the permutation puts there; -1 beyond K.
+template <int kBits>
+using Columns = std::array<std::int64_t, tile_k(kBits)>;
+
+template <int kBits>
+Columns<kBits> columns_of(const Shape& shape, const std::int32_t* permutation, std::int64_t tile) {
+  Columns<kBits> columns{};
+  for (std::size_t i = 0; i < columns.size(); ++i) {
+    const std::int64_t k = tile * tile_k(kBits) + static_cast<std::int64_t>(i);
+    columns[i] = k >= shape.k ? -1 : permutation == nullptr ? k : permutation[k];
+  }
+  return columns;
+}
+
+// Calls visit(tile, the 16 rows of the weight it holds, its columns) for every tile, a strip of them by one thread;
+// rows beyond N are -1.
 template <int kBits, class Visit>
-void for_each_element(const Shape& shape, const std::int32_t* permutation, Visit visit) {
+void for_each_tile(const Shape& shape, const std::int32_t* permutation, Visit visit) {
   const std::int64_t tiles_k = shape.k_padded / tile_k(kBits);
 #pragma omp parallel for schedule(static)
   for (std::int64_t strip = 0; strip < shape.n_padded / kStripRows; ++strip) {
+    std::array<std::int64_t, kStripRows> rows{};
+    for (int i = 0; i < kStripRows; ++i) {
+      const std::int64_t n = shape.source_row(strip * kStripRows + i);
+      rows[static_cast<std::size_t>(i)] = n < shape.n ? n : -1;
+    }
     for (std::int64_t tile = 0; tile < tiles_k; ++tile) {
-      for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
-        const std::int64_t n = shape.source_row(strip * kStripRows + kPlaces<kBits>[e].row);
-        const std::int64_t k = tile * tile_k(kBits) + kPlaces<kBits>[e].k;
-        if (n >= shape.n || k >= shape.k) continue;
-        visit(strip * tiles_k + tile, static_cast<std::int64_t>(e), n, permutation == nullptr ? k : permutation[k]);
-      }
+      visit(strip * tiles_k + tile, rows, columns_of<kBits>(shape, permutation, tile));
     }
   }
 }
@@ -60,20 +76,51 @@ void for_each_element(const Shape& shape, const std::int32_t* permutation, Visit
 template <int kBits>
 void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
           std::uint8_t* packed) {
-  std::memset(packed, 0, static_cast<std::size_t>(shape.weight_bytes()));
-  for_each_element<kBits>(shape, permutation, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
-    const std::uint8_t u = coding.counted(element<kBits>(q + n * shape.row_bytes(), k));
-    set_element<kBits>(packed + tile * kTileBytes, e, coding.stored(u));
+  constexpr int kShare = 8 / kBits;  // elements a byte
+  const std::int64_t row_bytes = shape.row_bytes();
+  for_each_tile<kBits>(shape, permutation, [&](std::int64_t tile, const auto& rows, const auto& columns) {
+    std::uint8_t* out = packed + tile * kTileBytes;
+    // Most tiles have neither padding nor an order of their own: columns one after another, from a whole byte on.
+    if (permutation == nullptr && columns.back() >= 0 && *std::min_element(rows.begin(), rows.end()) >= 0) {
+      std::array<const std::uint8_t*, kStripRows> from{};
+      for (std::size_t i = 0; i < from.size(); ++i) from[i] = q + rows[i] * row_bytes + columns[0] * kBits / 8;
+      const unsigned flip = coding.stored(coding.counted(0));  // the same for every code
+      for (std::size_t e = 0; e < kPlaces<kBits>.size(); e += kShare) {
+        unsigned byte = 0;
+        for (std::size_t i = 0; i < kShare; ++i) {
+          const Place place = kPlaces<kBits>[e + i];
+          byte |= (element<kBits>(from[place.row], place.k) ^ flip) << (i * kBits);
+        }
+        *out++ = static_cast<std::uint8_t>(byte);
+      }
+      return;
+    }
+    for (std::size_t e = 0; e < kPlaces<kBits>.size(); e += kShare) {
+      unsigned byte = 0;
+      for (std::size_t i = 0; i < kShare; ++i) {
+        const std::int64_t n = rows[kPlaces<kBits>[e + i].row];
+        const std::int64_t k = columns[kPlaces<kBits>[e + i].k];
+        if (n < 0 || k < 0) continue;
+        byte |= unsigned{coding.stored(coding.counted(element<kBits>(q + n * row_bytes, k)))} << (i * kBits);
+      }
+      *out++ = static_cast<std::uint8_t>(byte);
+    }
   });
 }
 
 template <int kBits>
 void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
             std::uint8_t* q) {
-  std::memset(q, 0, static_cast<std::size_t>(shape.n * shape.row_bytes()));
-  for_each_element<kBits>(shape, permutation, [&](std::int64_t tile, std::int64_t e, std::int64_t n, std::int64_t k) {
-    const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, e));
-    set_element<kBits>(q + n * shape.row_bytes(), k, coding.canonical(u));
+  const std::int64_t row_bytes = shape.row_bytes();
+  std::memset(q, 0, static_cast<std::size_t>(shape.n * row_bytes));
+  for_each_tile<kBits>(shape, permutation, [&](std::int64_t tile, const auto& rows, const auto& columns) {
+    for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
+      const std::int64_t n = rows[kPlaces<kBits>[e].row];
+      const std::int64_t k = columns[kPlaces<kBits>[e].k];
+      if (n < 0 || k < 0) continue;
+      const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, static_cast<std::int64_t>(e)));
+      set_element<kBits>(q + n * row_bytes, k, coding.canonical(u));
+    }
   });
 }
 

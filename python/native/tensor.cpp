@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <utility>
 
 #include "native/status.h"
@@ -34,7 +35,22 @@ struct Bytes {
   void FreeData(DLTensor* tensor) { tensor->data = nullptr; }        // NOLINT(readability-identifier-naming)
 };
 
+struct AlignedBytes {
+  static constexpr std::size_t kAlignment = 64;
+  // NOLINTNEXTLINE(readability-identifier-naming)
+  void AllocData(DLTensor* tensor) {
+    const auto size = static_cast<std::size_t>(tensor->shape[0]);
+    tensor->data = std::aligned_alloc(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+    if (tensor->data == nullptr) raise(StatusCode::kOutOfMemory, fmt::format("no memory for {} bytes", size));
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }  // NOLINT(readability-identifier-naming)
+};
+
 }  // namespace
+
+Tensor empty_bytes(std::int64_t size) {
+  return Tensor::FromNDAlloc(AlignedBytes{}, tvm::ffi::ShapeView(&size, 1), bytes_type(), DLDevice{kDLCPU, 0});
+}
 
 std::string describe(const TensorView& tensor) {
   std::string shape;

@@ -32,6 +32,9 @@ void check_contiguous(const char* name, const TensorView& tensor, int dimensions
 /// A contiguous tensor in CPU memory that owns the bytes.
 Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, const std::vector<std::int64_t>& shape);
 
+/// So many bytes in CPU memory, aligned as torch's own are, with any contents.
+Tensor empty_bytes(std::int64_t size);
+
 DLDataType dlpack_type(DataType type);
 inline DLDataType bytes_type() { return {kDLUInt, 8, 1}; }
 

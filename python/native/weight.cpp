@@ -44,11 +44,11 @@ QuantizedWeight shape_of(const PackedHeader& header, const UnpackedWeight& unpac
 
 // A PackedWeight in CPU memory as one tensor: header, then payload.
 Tensor packed_tensor(const PackedWeight& weight) {
-  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(bytes_of(weight.header())));
-  std::memcpy(bytes.data(), &weight.header(), sizeof(PackedHeader));
-  std::memcpy(bytes.data() + sizeof(PackedHeader), weight.weights(), weight.header().payload_bytes());
-  const auto size = static_cast<std::int64_t>(bytes.size());
-  return to_tensor(std::move(bytes), bytes_type(), {size});
+  Tensor tensor = empty_bytes(bytes_of(weight.header()));
+  auto* const bytes = static_cast<std::byte*>(tensor.data_ptr());
+  std::memcpy(bytes, &weight.header(), sizeof(PackedHeader));
+  std::memcpy(bytes + sizeof(PackedHeader), weight.weights(), weight.header().payload_bytes());
+  return tensor;
 }
 
 Canonical quantize(TensorView weight, const String& weight_type, std::int64_t group_size, const String& scale_type,
