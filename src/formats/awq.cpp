@@ -79,7 +79,7 @@ Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& /*qwei
 }
 
 reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer& layer) {
-  const LayerTensors tensors(checkpoint, layer.name);
+  const LayerTensors tensors(checkpoint, layer.stem);
   reference::QuantizedTensor weight = layer.weight();
   const std::int64_t row_bytes = weight.view().row_bytes();
   weight.qweight.resize(static_cast<std::size_t>(layer.n * row_bytes));

@@ -20,7 +20,7 @@ Result<std::optional<ForeignLayer>> describe(const Checkpoint& checkpoint, const
     Result<ForeignLayer> layer = format->describe(checkpoint, tensor, name);
     if (!layer.ok()) return layer.status();
     layer->format = format;
-    layer->name = name;
+    layer->name = layer->stem = name;
     layer->source = tensor.name;
     layer->source_dtype = std::string(format->name);
     return std::optional(*std::move(layer));
@@ -48,7 +48,12 @@ Result<std::vector<ForeignLayer>> find_foreign_layers(const Checkpoint& checkpoi
   for (const Tensor& tensor : checkpoint.tensors()) {
     Result<std::optional<ForeignLayer>> layer = describe(checkpoint, tensor);
     if (!layer.ok()) return layer.status();
-    if (layer->has_value()) layers.push_back(**std::move(layer));
+    if (!layer->has_value()) continue;
+    ForeignLayer& found = **layer;
+    for (found.expert = 0; found.expert < found.experts; ++found.expert) {
+      if (found.experts > 1) found.name = fmt::format("{}.{}", found.stem, found.expert);
+      layers.push_back(found);
+    }
   }
   return layers;
 }

@@ -17,6 +17,9 @@ struct Format;
 /// from the middle (8 or 128), its source_dtype the name of the format.
 struct ForeignLayer : QuantizedLayer {
   const Format* format = nullptr;
+  std::string stem;          // what the names of its tensors begin with; the name but for one of several experts
+  std::int64_t experts = 1;  // layers of this size that the tensors hold, NAME.0, NAME.1, ... where more than one ...
+  std::int64_t expert = 0;   // ... and which of them this is
   int bits = 0;
   std::vector<std::string> parts;  // the tensors it consists of, its bias left out
   std::string obstacle;            // why it cannot be read as one of our types; empty if it can
@@ -31,8 +34,8 @@ struct Format {
   /// dtypes and shapes, and by the configuration where these do not tell.
   std::string (*recognise)(const Checkpoint& checkpoint, const Tensor& tensor);
 
-  /// The layer without its elements. What contradicts itself is an error that names the tensor; what we have no type
-  /// for is an obstacle.
+  /// The layer without its elements, the first of several experts. What contradicts itself is an error that names the
+  /// tensor; what we have no type for is an obstacle.
   Result<ForeignLayer> (*describe)(const Checkpoint& checkpoint, const Tensor& tensor, const std::string& layer);
 
   /// The layer in canonical form; the layer has no obstacle. Null for formats whose layers all have one.

@@ -40,8 +40,8 @@ inline constexpr std::array kAllWriters = {&kGptqWriter, &kGptqV2Writer, &kPackQ
 /// The error of a layer that a format has no place for.
 Status unwritable(std::string_view format, const QuantizedLayer& layer, const std::string& why);
 
-/// Integer zero points, or none; the other types have no place in either format.
-Status check_integer_zeros(std::string_view format, const QuantizedLayer& layer);
+/// Integers with integer zero points, or none, and plain scales: all that either format has a place for.
+Status check_integers(std::string_view format, const QuantizedLayer& layer);
 
 /// Unsigned elements that share words, the first in the lowest bits.
 class WordPacker {

@@ -18,7 +18,7 @@ constexpr const char* kNames[] = {"gptq", "gptq_v2"};  // by whether it is versi
 template <bool kV2>
 Result<std::vector<TensorInfo>> tensors(const QuantizedLayer& layer) {
   const std::string_view format = kNames[kV2];
-  if (Status s = check_integer_zeros(format, layer); !s.ok()) return s;
+  if (Status s = check_integers(format, layer); !s.ok()) return s;
   const std::int64_t share = per_word(bits_of(layer.type));
   if (layer.n % share != 0 || layer.k % share != 0) {
     return unwritable(format, layer,

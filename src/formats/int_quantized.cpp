@@ -49,7 +49,7 @@ Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& weight
 }
 
 reference::QuantizedTensor read(const Checkpoint& checkpoint, const ForeignLayer& layer) {
-  const LayerTensors tensors(checkpoint, layer.name);
+  const LayerTensors tensors(checkpoint, layer.stem);
   reference::QuantizedTensor weight = layer.weight();
   weight.qweight = copy_bytes(tensors.at(kWeight));
   weight.scales = read_row_scales(tensors, layer);

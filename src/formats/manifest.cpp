@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -22,6 +23,7 @@ Json to_json(const QuantizedLayer& layer) {
                {"scale_type", name_of(layer.scale_type)},
                {"error", layer.error}};
   if (has_zero_points(layer.type)) json["zero_point_type"] = name_of(layer.zero_point_type);
+  if (layer.tensor_scale != 1) json["tensor_scale"] = layer.tensor_scale;
   if (layer.act_order) json["act_order"] = true;
   return json;
 }
@@ -47,7 +49,11 @@ Result<QuantizedLayer> parse_layer(const std::string& name, const Json& json) {
     if (!zeros.ok()) return zeros.status();
     layer.zero_point_type = *zeros;
   }
-  if (layer.scale_type == DataType::kU8) return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16 or f32");
+  if (layer.scale_type == DataType::kU8) return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16, f32, e4m3 or e8m0");
+  if (json.contains("tensor_scale")) layer.tensor_scale = json.at("tensor_scale").get<float>();
+  if (!std::isfinite(layer.tensor_scale) || layer.tensor_scale == 0) {
+    return Status(StatusCode::kCorrupt, "tensor_scale must be finite and not 0");
+  }
   layer.act_order = json.value("act_order", false);
   layer.error = json.at("error").get<double>();
   const auto integer = [&json](const char* key) {
@@ -106,6 +112,7 @@ reference::QuantizedTensor QuantizedLayer::weight() const {
   weight.group_size = group_size;
   weight.scale_type = scale_type;
   weight.zero_point_type = zero_point_type;
+  weight.tensor_scale = tensor_scale;
   return weight;
 }
 

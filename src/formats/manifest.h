@@ -26,6 +26,7 @@ struct QuantizedLayer {
   std::int64_t group_size = 0;
   DataType scale_type = DataType::kBf16;
   DataType zero_point_type = DataType::kU8;  // where the type has zero points
+  float tensor_scale = 1;                    // times every scale
   bool act_order = false;                    // g_idx tells the group of each k
   double error = 0;                          // |W - quantised W| / |W|, Frobenius norms
 

@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kName = "pack-quantized";
 
 Result<std::vector<TensorInfo>> tensors(const QuantizedLayer& layer) {
-  if (Status s = check_integer_zeros(kName, layer); !s.ok()) return s;
+  if (Status s = check_integers(kName, layer); !s.ok()) return s;
   if (layer.group_size > 0 && layer.k % layer.group_size != 0) {
     return unwritable(kName, layer,
                       fmt::format("groups of {} that do not divide K={}; write gptq, or choose another group "

@@ -385,6 +385,7 @@ QuantizedWeight QuantizedTensor::view() const {
   weight.scale_type = scale_type;
   weight.zero_points = zero_points.empty() ? nullptr : zero_points.data();
   weight.zero_point_type = zero_point_type;
+  weight.tensor_scale = tensor_scale;
   weight.g_idx = g_idx.empty() ? nullptr : g_idx.data();
   return weight;
 }

@@ -24,6 +24,7 @@ struct QuantizedTensor {
   std::int64_t group_size = 0;
   DataType scale_type = DataType::kBf16;
   DataType zero_point_type = DataType::kU8;
+  float tensor_scale = 1;                 // times every scale
   std::vector<std::uint8_t> qweight;      // [N, row_bytes]
   std::vector<std::uint8_t> scales;       // [groups, N] of scale_type
   std::vector<std::uint8_t> zero_points;  // [groups, N] of zero_point_type; empty for types without

@@ -71,6 +71,22 @@ TEST(Fixtures, CompressedTensors) {
                   {"i8z", WeightType::kU8}});
 }
 
+TEST(Fixtures, Fp4) {
+  expect_weights("fp4.safetensors", "fp4-expected.safetensors",
+                 {{"nv", WeightType::kE2m1},
+                  {"mx", WeightType::kE2m1},
+                  {"experts.up.0", WeightType::kE2m1},
+                  {"experts.up.1", WeightType::kE2m1}});
+}
+
+TEST(Fixtures, Fp8) {
+  expect_weights("fp8.safetensors", "fp8-expected.safetensors",
+                 {{"channel", WeightType::kE4m3},
+                  {"tensor", WeightType::kE4m3},
+                  {"group", WeightType::kE4m3},
+                  {"block", WeightType::kE4m3}});
+}
+
 TEST(Fixtures, Gguf) {
   expect_weights("blocks.gguf", "blocks-expected.safetensors",
                  {{"blk.0.Q4_0", WeightType::kU4b8}, {"blk.0.Q4_1", WeightType::kU4}, {"blk.0.Q8_0", WeightType::kS8}});

@@ -411,8 +411,7 @@ TEST_F(Foreign, NamesTheTensorThatContradictsTheOthers) {
   EXPECT_THAT(refusal(file), HasSubstr("config.json"));
 }
 
-// What there is no type for is recognised all the same.
-TEST_F(Foreign, RecognisesFloatingPointWeights) {
+TEST_F(Foreign, FloatingPointWeights) {
   File file;
   const auto bytes = [&file](const std::string& name, const char* dtype, const std::vector<std::int64_t>& shape) {
     std::int64_t count = 1;
@@ -421,32 +420,70 @@ TEST_F(Foreign, RecognisesFloatingPointWeights) {
   };
   bytes("block.weight", "F8_E4M3", {256, 128});
   file.add("block.weight_scale_inv", "F32", {2, 1}, std::vector<float>(2));
+  bytes("odd_block.weight", "F8_E4M3", {256, 128});
+  file.add("odd_block.weight_scale_inv", "F32", {4, 2}, std::vector<float>(8));
   bytes("channel.weight", "F8_E4M3", {32, 16});
   file.add("channel.weight_scale", "F32", {32, 1}, std::vector<float>(32));
+  bytes("e5m2.weight", "F8_E5M2", {32, 16});
+  file.add("e5m2.weight_scale", "F32", {32, 1}, std::vector<float>(32));
   bytes("moe.up_blocks", "U8", {2, 8, 4, 16});
   bytes("moe.up_scales", "U8", {2, 8, 4});
   bytes("mx.weight_packed", "U8", {8, 32});
   bytes("mx.weight_scale", "U8", {8, 2});
   bytes("nv.weight_packed", "U8", {8, 32});
   bytes("nv.weight_scale", "F8_E4M3", {8, 4});
+  file.add("nv.weight_global_scale", "F32", {1}, std::vector<float>{4});
   bytes("stack.weight", "I8", {2, 8, 32});
   file.add("stack.weight_scale", "F32", {2, 8, 1}, std::vector<float>(16));
   std::map<std::string, ForeignLayer> layers;
   for (const ForeignLayer& layer : found(write(file))) layers[layer.name] = layer;
-  ASSERT_EQ(layers.size(), 6u);
+  ASSERT_EQ(layers.size(), 9u);
   const auto expect = [&layers](const std::string& name, const char* format, std::int64_t n, std::int64_t k,
-                                const char* obstacle) {
+                                std::int64_t group_size, const char* obstacle) {
+    SCOPED_TRACE(name);
+    ASSERT_EQ(layers.count(name), 1u);
     EXPECT_EQ(layers[name].format->name, format);
-    EXPECT_EQ(layers[name].n, n) << name;
-    EXPECT_EQ(layers[name].k, k) << name;
-    EXPECT_THAT(layers[name].obstacle, HasSubstr(obstacle));
+    EXPECT_EQ(layers[name].n, n);
+    EXPECT_EQ(layers[name].k, k);
+    EXPECT_EQ(layers[name].group_size, group_size);
+    if (*obstacle == 0) {
+      EXPECT_EQ(layers[name].obstacle, "");
+    } else {
+      EXPECT_THAT(layers[name].obstacle, HasSubstr(obstacle));
+    }
   };
-  expect("block", "fp8", 256, 128, "e4m3 with scales of shape [2, 1]");
-  expect("channel", "float-quantized", 32, 16, "e4m3");
-  expect("moe.up", "mxfp4", 16, 128, "e8m0");
-  expect("mx", "mxfp4-pack-quantized", 8, 64, "e8m0");
-  expect("nv", "nvfp4-pack-quantized", 8, 64, "e4m3");
-  expect("stack", "int-quantized", 16, 32, "no matrix");
+  expect("block", "fp8", 256, 128, -1, "");
+  expect("odd_block", "fp8", 256, 128, 0, "scales of shape [4, 2]");
+  expect("channel", "float-quantized", 32, 16, -1, "");
+  expect("e5m2", "float-quantized", 32, 16, 0, "e5m2");
+  expect("moe.up.0", "mxfp4", 8, 128, 32, "");
+  expect("moe.up.1", "mxfp4", 8, 128, 32, "");
+  expect("mx", "mxfp4-pack-quantized", 8, 64, 32, "");
+  expect("nv", "nvfp4-pack-quantized", 8, 64, 16, "");
+  EXPECT_EQ(layers["nv"].tensor_scale, 0.25f);
+  expect("stack", "int-quantized", 16, 32, 0, "no matrix");
+}
+
+TEST_F(Foreign, NamesWhatIsWrongWithFp4) {
+  const auto bytes = [](std::size_t count) { return std::vector<std::uint8_t>(count); };
+  {
+    File file;
+    file.add("x.weight_packed", "U8", {8, 32}, bytes(256));
+    file.add("x.weight_scale", "F8_E4M3", {8, 4}, bytes(32));
+    EXPECT_THAT(refusal(file), HasSubstr("\"x.weight_global_scale\" is missing"));
+    file.add("x.weight_global_scale", "F32", {1}, std::vector<float>{0});
+    EXPECT_THAT(refusal(file), HasSubstr("\"x.weight_global_scale\" is 0; it must be finite"));
+  }
+  {
+    File file;
+    file.add("x_blocks", "U8", {2, 8, 4, 15}, bytes(960));
+    file.add("x_scales", "U8", {2, 8, 4}, bytes(64));
+    EXPECT_THAT(refusal(file), HasSubstr("\"x_blocks\" has shape [2, 8, 4, 15]; the last size must be 16"));
+  }
+  File file;
+  file.add("x.weight_packed", "U8", {8, 32}, bytes(256));
+  file.add("x.weight_scale", "U8", {8, 3}, bytes(24));
+  EXPECT_THAT(refusal(file), HasSubstr("\"x.weight_scale\" has shape [8, 3]"));
 }
 
 // A float checkpoint, and one of ours, hold nothing foreign.
