@@ -49,7 +49,8 @@ Result<QuantizedLayer> parse_layer(const std::string& name, const Json& json) {
     if (!zeros.ok()) return zeros.status();
     layer.zero_point_type = *zeros;
   }
-  if (layer.scale_type == DataType::kU8) return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16, f32, e4m3 or e8m0");
+  if (layer.scale_type == DataType::kU8)
+    return Status(StatusCode::kCorrupt, "scale_type must be f16, bf16, f32, e4m3 or e8m0");
   if (json.contains("tensor_scale")) layer.tensor_scale = json.at("tensor_scale").get<float>();
   if (!std::isfinite(layer.tensor_scale) || layer.tensor_scale == 0) {
     return Status(StatusCode::kCorrupt, "tensor_scale must be finite and not 0");
