@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 from machete._native import DTYPES, native
@@ -160,6 +161,7 @@ def _is_unwatched(x: Tensor, packed: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and type(packed) is Tensor
+        and not x.is_meta
         and not (x.requires_grad and torch.is_grad_enabled())
         and _dispatch_modes() == 0
         and _function_modes() == 0
@@ -250,4 +252,15 @@ for _device in ("CPU", "CUDA"):
 torch.library.register_fake("machete::linear", _linear_fake, lib=_library)
 torch.library.register_fake("machete::linear.out", _linear_out_fake, lib=_library)
 torch.library.register_fake("machete::dequantize", _dequantize_fake, lib=_library)
-torch.library.register_autograd("machete::linear", _linear_backward, setup_context=_linear_context, lib=_library)
+
+# What register_autograd would register, but for calls that need nothing of it: they are computed at once.
+_with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_linear_backward, _linear_context))
+
+
+def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    if _is_unwatched(x, packed):
+        return _linear(x, packed, *arguments, **options)
+    return _with_gradient(keyset, x, packed, *arguments, **options)
+
+
+_library.impl("linear", _linear_autograd, "Autograd", with_keyset=True)

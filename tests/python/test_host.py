@@ -14,17 +14,18 @@ def packed():
     return machete.prepack(machete.quantize(torch.randn(48, 80), group_size=16))
 
 
-def dispatched(monkeypatch, run):
-    """How many of the calls went through torch's dispatcher."""
-    direct, all_of_them = [], ops._is_unwatched
+def goes_directly(monkeypatch, run):
+    """Whether a call was not for torch's dispatcher."""
+    answers, ask = [], ops._is_unwatched
 
-    def watched(*tensors):
-        direct.append(all_of_them(*tensors))
-        return direct[-1]
+    def asked(*tensors):
+        answers.append(ask(*tensors))
+        return answers[-1]
 
-    monkeypatch.setattr(ops, "_is_unwatched", watched)
-    run()
-    return direct
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_is_unwatched", asked)
+        run()
+    return answers[0]
 
 
 def test_plain_calls_go_directly(packed, monkeypatch):
@@ -39,12 +40,12 @@ def test_plain_calls_go_directly(packed, monkeypatch):
         lambda: found.append(layer(x)),
     )
     for call in calls:
-        assert dispatched(monkeypatch, call) == [True]
+        assert goes_directly(monkeypatch, call)
     with torch.no_grad():
         y = x.clone().requires_grad_()
-        assert dispatched(monkeypatch, lambda: found.append(machete.linear(y, packed))) == [True]
+        assert goes_directly(monkeypatch, lambda: found.append(machete.linear(y, packed)))
     with torch.inference_mode():
-        assert dispatched(monkeypatch, lambda: found.append(machete.linear(x, packed))) == [True]
+        assert goes_directly(monkeypatch, lambda: found.append(machete.linear(x, packed)))
     assert all(torch.equal(each, expected) for each in found)
     assert found[0]._base is None and found[0].storage_offset() == 0 and not found[0].requires_grad
 
@@ -52,7 +53,7 @@ def test_plain_calls_go_directly(packed, monkeypatch):
 def test_gradients_modes_and_profilers_see_the_operator(packed, monkeypatch):
     x = torch.randn(3, 80, dtype=torch.bfloat16)
     y = x.clone().requires_grad_()
-    assert dispatched(monkeypatch, lambda: machete.linear(y, packed).sum().backward()) == [False]
+    assert not goes_directly(monkeypatch, lambda: machete.linear(y, packed).sum().backward())
     assert y.grad is not None
 
     class Log(TorchDispatchMode):
@@ -85,7 +86,31 @@ def test_gradients_modes_and_profilers_see_the_operator(packed, monkeypatch):
     assert type(machete.linear(x.as_subclass(Sub), packed)) is Sub
     with forward_ad.dual_level():
         assert not ops._is_unwatched(x, packed.data)
-    assert dispatched(monkeypatch, lambda: machete.linear(x, packed)) == [True]
+    assert goes_directly(monkeypatch, lambda: machete.linear(x, packed))
+
+
+def test_the_operator_itself_computes_at_once_too(packed, monkeypatch):
+    x = torch.randn(3, 80, dtype=torch.bfloat16)
+    arguments = (packed.data, 48, 80, "u4b8", "bf16", 16)
+    expected = machete.linear(x, packed)
+    kernel = []
+    monkeypatch.setattr(ops, "_with_gradient", lambda *a, **k: kernel.append(a))
+    assert torch.equal(torch.ops.machete.linear(x, *arguments), expected)
+    assert torch.equal(torch.ops.machete.linear.default(x, *arguments, schedule="cpu"), expected)
+    with pytest.raises(ValueError, match="schedule 'nonsense' does not exist"):
+        torch.ops.machete.linear(x, *arguments, schedule="nonsense")
+    assert not kernel
+
+
+def test_meta_tensors_have_shapes_alone(packed):
+    y = machete.linear(torch.empty(2, 3, 80, dtype=torch.bfloat16, device="meta"), on_meta(packed))
+    assert y.is_meta and y.shape == (2, 3, 48)
+    layer = machete.Linear(80, 48, device="meta")
+    assert layer(torch.empty(3, 80, dtype=torch.bfloat16, device="meta")).shape == (3, 48)
+
+
+def on_meta(packed):
+    return machete.PackedWeight(packed.data.to("meta"), "u4b8", 48, 80, 16, torch.bfloat16)
 
 
 def test_transforms_see_the_operator(packed):
