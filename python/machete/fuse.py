@@ -36,8 +36,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
             layers = [getattr(module, name) for name in _GATE_UP]
             weight = _concatenate(layers)
             if weight is not None and layers[0].bias is None:  # the epilogue adds none before the activation
-                swiglu = layers[0].packed_weight.device.type == "cpu"  # no CUDA kernel has it yet
-                _fuse_gate_up(module, _join(layers, weight, swiglu=swiglu))
+                _fuse_gate_up(module, _join(layers, weight, swiglu=_has_swiglu(layers[0].packed_weight.device)))
     return model
 
 
@@ -56,10 +55,13 @@ def fuse_empty(model: nn.Module, tensor_names: Iterable[str]) -> None:
 
 def leave_to_torch(layer: Linear) -> None:
     """On a GPU, whose kernels have no SwiGLU yet, a fused weight [gate; up] is packed as any other."""
-    if layer.swiglu and layer.packed_weight.device.type == "cuda":
+    if layer.swiglu and not _has_swiglu(layer.packed_weight.device):
         weight = layer.packed().unpack()
-        layer.packed_weight = prepack(weight, dtype=layer.dtype, device=layer.packed_weight.device).data
-        layer.out_features, layer.swiglu = 2 * layer.out_features, False
+        layer.adopt(prepack(weight, dtype=layer.dtype, device=layer.packed_weight.device))
+
+
+def _has_swiglu(device: torch.device) -> bool:
+    return device.type == "cpu"  # no CUDA kernel has it yet
 
 
 def _has(module: nn.Module, names: Sequence[str]) -> bool:
