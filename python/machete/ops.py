@@ -72,7 +72,13 @@ def _run(x: Tensor, packed: Tensor, out: Tensor, k: int, how: How) -> None:
 
 def _product(x: Tensor, packed: Tensor, n: int, k: int, how: How) -> Tensor:
     _check(x, packed, k, how[1])
-    out = x.new_empty((*x.shape[:-1], _columns(n, how[-1])))
+    columns = n // 2 if how[-1] else n
+    run = _products.get(how)
+    if run is not None and x.dim() == 2 and x.is_contiguous() and not x.is_cuda:  # as below, with fewer words
+        out = x.new_empty((x.shape[0], columns))
+        run(x, packed, out)
+        return out
+    out = x.new_empty((*x.shape[:-1], columns))
     _run(x, packed, out, k, how)
     return out
 
