@@ -12,9 +12,13 @@ from torch import Tensor
 from machete._native import native
 from machete.weight import QuantizedWeight, _tensors
 
-# What the tensors of a layer are called after its name, by the family of the format.
+_GPTQ = ("qweight", "qzeros", "scales", "g_idx")
+
+# What the tensors of a layer are called after its name, in the formats that are read.
 SUFFIXES = {
-    "gptq": ("qweight", "qzeros", "scales", "g_idx"),
+    "gptq": _GPTQ,
+    "gptq_v2": _GPTQ,
+    "awq": _GPTQ,
     "pack-quantized": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"),
     "int-quantized": ("weight", "weight_scale", "weight_zero_point", "weight_g_idx"),
 }

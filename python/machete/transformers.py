@@ -206,9 +206,7 @@ class Quantizer(HfQuantizer):
                 tensors = {_suffix_of(pattern): values[0] for pattern, values in input_dict.items()}
                 return {full_layer_name: quantizer._repack(full_layer_name, tensors, model)}
 
-        families = {"gptq": "gptq", "gptq_v2": "gptq", "awq": "gptq"}
-        wanted = {families.get(format, format) for format in self._formats.values()}
-        suffixes = sorted({suffix for family in wanted for suffix in SUFFIXES[family]})
+        suffixes = sorted({suffix for format in self._formats.values() for suffix in SUFFIXES[format]})
         if not suffixes:
             return []
         # On the CPU: there the files are mapped, so that nothing is in memory twice but the layer at hand.
@@ -305,10 +303,11 @@ def _find_in_model(model: nn.Module, entry: FoundLayer) -> str | None:
     """
     import re
 
-    if entry.obstacle:
+    if entry.obstacle or entry.format not in SUFFIXES:
+        why = entry.obstacle or "a format that is not read from Python yet"
         raise NotImplementedError(
-            f"{entry.name} ({entry.format}): {entry.obstacle}; load the checkpoint without machete.Config, or quantise "
-            "the layer in another way"
+            f"{entry.name} ({entry.format}): {why}; load the checkpoint without machete.Config, or quantise the layer "
+            "in another way"
         )
     prefix = getattr(model, "base_model_prefix", "") + "."
     modules = dict(model.named_modules())

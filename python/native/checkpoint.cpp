@@ -128,6 +128,11 @@ Layer read_layer(const Array<String>& suffixes, const Array<Tensor>& tensors, co
   }
   auto weight = value_of(formats::read_foreign_layer(checkpoint, layer));
   const QuantizedWeight shape = weight.view();
+  if (shape.tensor_scale != 1 || bytes_of(shape.scale_type) == 1) {
+    raise(StatusCode::kUnsupported, fmt::format("{} layers have scales that the Python package does not hold yet; use "
+                                                "machete convert and the C++ library",
+                                                layer.format->name));
+  }
   return Layer(string(layer.format->name), string(name_of(layer.type)), layer.k, layer.group_size,
                canonical(shape, std::move(weight.qweight), std::move(weight.scales), std::move(weight.zero_points),
                          weight.g_idx));

@@ -267,12 +267,19 @@ def test_models_that_cannot_be_loaded_name_the_layer_and_the_remedy(tmp_path):
     def stranger(state):
         state |= {f"other.{s}": v for s, v in layouts.gptq(layouts.layer(64, 64)).items()}
 
+    def fp8(state):
+        for suffix in ("qweight", "qzeros", "scales", "g_idx"):
+            del state[f"{name}.{suffix}"]
+        state[f"{name}.weight"] = torch.zeros(64, 96, dtype=torch.float8_e4m3fn)
+        state[f"{name}.weight_scale"] = torch.ones(64, 1)
+
     for number, (change, options, error, text) in enumerate(
         (
             (odd_groups, {}, NotImplementedError, f"{name} .gptq.: groups of 8; .*; load the checkpoint without"),
             (inexact, {"dtype": torch.bfloat16}, ValueError, f"{name}: scales.* no exact bf16 .*round_scales=True"),
             (infinite, {}, ValueError, f"{name}: .*the scale of row 0, group 0, is inf"),
             (other_size, {}, ValueError, rf"{name} .gptq. is a linear layer \[64, 64\], in the model Linear"),
+            (fp8, {}, NotImplementedError, f"{name} .float-quantized.: .*; load the checkpoint without"),
             (stranger, {}, ValueError, "other .gptq. is no linear layer of LlamaForCausalLM; load"),
         )
     ):
