@@ -73,6 +73,7 @@ Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type,
   problem.m = m;
   problem.n = weight.shape().n;
   problem.k = weight.shape().k;
+  problem.w_type = weight.canonical().type;
   problem.a_type = problem.d_type = a_type;
   problem.group_size = group_size;
   return problem;
@@ -104,7 +105,7 @@ class Session {
   bool found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const;
 
   RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
-    return {a_type, group_size, options_.cublas, l2_bytes_, device()};
+    return {a_type, options_.w_type, group_size, options_.cublas, l2_bytes_, device()};
   }
   Device device() const { return Device::cuda(options_.device); }
   PlanOptions plan_options(const std::string& schedule) const {
@@ -390,6 +391,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   chain.suite = suite.name;
   chain.m = m;
   chain.a_type = a_type;
+  chain.w_type = options_.w_type;
   chain.group_size = group_size;
   std::vector<Plan> plans;
   std::int64_t bytes = 0;

@@ -10,9 +10,10 @@
 namespace machete::bench {
 
 struct BenchOptions {
-  std::vector<std::string> suites;             // of suite_names(); empty: llama8b
-  std::vector<std::int64_t> ms;                // tokens, each >= 1; empty: 1, 2, 4, ..., 8192
-  std::vector<DataType> a_types;               // bf16, f16; empty: both
+  std::vector<std::string> suites;  // of suite_names(); empty: llama8b
+  std::vector<std::int64_t> ms;     // tokens, each >= 1; empty: 1, 2, 4, ..., 8192
+  std::vector<DataType> a_types;    // bf16, f16; empty: both
+  WeightType w_type = WeightType::kU4b8;
   std::vector<std::int64_t> group_sizes{128};  // a multiple of 16, or -1
   std::string json_path;                       // where the results go; empty: nowhere
   std::string schedule;                        // force this one; shapes that it does not serve are left out

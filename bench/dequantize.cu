@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "bench/dequantize.h"
+#include "kernels/convert/coding.h"
 #include "testing/cuda_status.h"
 
 namespace machete::bench {
@@ -17,35 +18,54 @@ __device__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value);
 __device__ void store(__half* out, float value) { *out = __float2half_rn(value); }
 __device__ void store(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
 
+struct Weight {
+  const std::uint8_t* qweight;      // [N, row_bytes]
+  const void* scales;               // [groups, N] of the dense type
+  const std::uint8_t* zero_points;  // [groups, N] or null
+  std::int64_t n, k, group_size, row_bytes;
+  int bits;
+  float implied_zero;
+  float values[256];  // of the codes
+};
+
 template <class T>
-__global__ void __launch_bounds__(kThreads) dequantize_all(const std::uint8_t* qweight,  // [N, ceil(K/2)]
-                                                           const T* scales,              // [groups, N]
-                                                           std::int64_t n, std::int64_t k, std::int64_t group_size,
-                                                           T* dense) {  // [N, K]
+__global__ void __launch_bounds__(kThreads) dequantize_all(const __grid_constant__ Weight w, T* dense /* [N, K] */) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * kThreads;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n * k; i += step) {
-    const std::int64_t row = i / k;
-    const std::int64_t column = i % k;
-    const std::uint8_t byte = qweight[row * ((k + 1) / 2) + column / 2];
-    const int q = column % 2 == 0 ? byte & 15 : byte >> 4;
-    store(dense + i, static_cast<float>(q - 8) * to_float(scales[column / group_size * n + row]));
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < w.n * w.k; i += step) {
+    const std::int64_t row = i / w.k;
+    const std::int64_t column = i % w.k;
+    const std::uint8_t byte = w.qweight[row * w.row_bytes + column * w.bits / 8];
+    const int q = w.bits == 8 ? byte : column % 2 == 0 ? byte & 15 : byte >> 4;
+    const std::int64_t at = column / w.group_size * w.n + row;
+    const float zero = w.zero_points == nullptr ? w.implied_zero : static_cast<float>(w.zero_points[at]);
+    store(dense + i, (w.values[q] - zero) * to_float(static_cast<const T*>(w.scales)[at]));
   }
 }
 
 template <class T>
 Status launch(const QuantizedWeight& weight, void* dense, cudaStream_t stream) {
-  const std::int64_t group_size = weight.group_size < 0 ? weight.k : weight.group_size;
-  dequantize_all<<<kBlocks, kThreads, 0, stream>>>(static_cast<const std::uint8_t*>(weight.qweight),
-                                                   static_cast<const T*>(weight.scales), weight.n, weight.k, group_size,
-                                                   static_cast<T*>(dense));
+  const convert::Coding coding = convert::coding_of(weight.type);
+  Weight w{};
+  w.qweight = static_cast<const std::uint8_t*>(weight.qweight);
+  w.scales = weight.scales;
+  w.zero_points = static_cast<const std::uint8_t*>(weight.zero_points);
+  w.n = weight.n;
+  w.k = weight.k;
+  w.group_size = weight.group_size < 0 ? weight.k : weight.group_size;
+  w.row_bytes = weight.row_bytes();
+  w.bits = coding.bits;
+  w.implied_zero = coding.implied_zero();
+  for (int q = 0; q < coding.codes(); ++q) w.values[q] = coding.value(coding.counted(static_cast<std::uint8_t>(q)));
+  dequantize_all<<<kBlocks, kThreads, 0, stream>>>(w, static_cast<T*>(dense));
   return testing::launch_status("dequantise for cuBLAS");
 }
 
 }  // namespace
 
 Status dequantize(const QuantizedWeight& weight, DataType type, void* dense, cudaStream_t stream) {
-  if (weight.type != WeightType::kU4b8 || weight.scale_type != type) {
-    return Status(StatusCode::kUnsupported, "bench dequantises u4b8 with scales of the activation type only");
+  if (weight.scale_type != type || (weight.zero_points != nullptr && weight.zero_point_type != DataType::kU8)) {
+    return Status(StatusCode::kUnsupported,
+                  "bench dequantises scales of the activation type and integer zero points only");
   }
   if (type == DataType::kF16) return launch<__half>(weight, dense, stream);
   if (type == DataType::kBf16) return launch<__nv_bfloat16>(weight, dense, stream);

@@ -41,6 +41,7 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   weight.shape_ = shape;
   weight.options_ = options;
   QuantizedWeight& canonical = weight.canonical_;
+  canonical.type = options.w_type;
   canonical.n = shape.n;
   canonical.k = shape.k;
   canonical.group_size = options.group_size;
@@ -50,8 +51,11 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   weight.header_ = *header;
 
   const std::int64_t element = static_cast<std::int64_t>(bytes_of(options.a_type));
-  canonical.qweight = weight.qweight_ = arena.take(size(shape.n * ((shape.k + 1) / 2)));
+  canonical.qweight = weight.qweight_ = arena.take(size(shape.n * canonical.row_bytes()));
   canonical.scales = weight.scales_ = arena.take(size(canonical.groups() * shape.n * element));
+  if (has_zero_points(options.w_type)) {
+    canonical.zero_points = weight.zero_points_ = arena.take(size(canonical.groups() * shape.n));
+  }
   const std::int64_t packed_bytes = static_cast<std::int64_t>(header->payload_bytes());
   weight.packed_ = take_copies(arena, size(packed_bytes), copies_past_l2(packed_bytes, options.l2_bytes));
   if (options.dense) {
@@ -62,10 +66,14 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
 }
 
 Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
-  Status status = testing::fill_qweight(qweight_, shape_.n, shape_.k, seed, stream);
+  Status status = testing::fill_qweight(options_.w_type, qweight_, shape_.n, shape_.k, seed, stream);
   if (status.ok()) {
     status = testing::fill_scales(options_.a_type, scales_, canonical_.groups(), shape_.n, testing::ScaleFill::kRandom,
                                   seed + 1, stream);
+  }
+  if (status.ok() && zero_points_ != nullptr) {
+    status = testing::fill_zero_points(DataType::kU8, bits_of(options_.w_type), zero_points_, canonical_.groups(),
+                                       shape_.n, seed + 2, stream);
   }
   if (!status.ok()) return status;
 
@@ -91,7 +99,8 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
 
 std::int64_t RotatedWeight::bytes(std::int64_t m) const {
   const std::int64_t element = static_cast<std::int64_t>(bytes_of(options_.a_type));
-  return shape_.n * ((shape_.k + 1) / 2) + canonical_.groups() * shape_.n * element +
+  const std::int64_t group_bytes = has_zero_points(options_.w_type) ? 2 * element : element;  // as packed
+  return shape_.n * canonical_.row_bytes() + canonical_.groups() * shape_.n * group_bytes +
          m * (shape_.k + shape_.n) * element;
 }
 

@@ -30,6 +30,7 @@ class RotatedWeight {
  public:
   struct Options {
     DataType a_type = DataType::kBf16;
+    WeightType w_type = WeightType::kU4b8;
     std::int64_t group_size = 128;
     bool dense = true;  // also the 16-bit form, for cuBLAS
     std::int64_t l2_bytes = 0;
@@ -39,7 +40,7 @@ class RotatedWeight {
   /// Takes the memory. With a counting arena the object only knows its sizes.
   static Result<RotatedWeight> place(const Shape& shape, const Options& options, Arena& arena);
 
-  /// Random nibbles and scales, prepacked once and copied.
+  /// Random codes, scales and zero points, prepacked once and copied.
   Status fill(std::uint64_t seed, cudaStream_t stream);
 
   const Shape& shape() const { return shape_; }
@@ -49,15 +50,16 @@ class RotatedWeight {
   }
   const void* dense(std::int64_t i) const { return dense_[i]; }
 
-  /// The fewest bytes that a run with M tokens moves: weight, scales, activations and output, once each.
+  /// The fewest bytes that a run with M tokens moves: weight, scales, zero points, activations and output, once each.
   std::int64_t bytes(std::int64_t m) const;
 
  private:
   Shape shape_;
   Options options_;
   PackedHeader header_;
-  void* qweight_ = nullptr;  // [N, ceil(K/2)]
-  void* scales_ = nullptr;   // [groups, N] of a_type
+  void* qweight_ = nullptr;      // [N, row_bytes]
+  void* scales_ = nullptr;       // [groups, N] of a_type
+  void* zero_points_ = nullptr;  // [groups, N] of u8, of types that have them
   QuantizedWeight canonical_;
   Rotation packed_;
   std::vector<PackedWeight> packed_weights_;  // of packed_

@@ -24,10 +24,13 @@ struct Tile {
 };
 
 struct Launch {
-  const void* a;        // [M, K] of the activation type, rows lda apart, 16-byte aligned
-  const void* weights;  // packed
-  const void* scales;   // packed
-  void* d;              // [M, N] of the activation type, rows ldd apart
+  const void* a;                // [M, K] of the activation type, rows lda apart, 16-byte aligned
+  const void* weights;          // packed
+  const void* scales;           // packed
+  const void* zero_points;      // packed; null for types without
+  bool fractional_zero_points;  // not all are integers
+  float tensor_scale;           // of the whole weight
+  void* d;                      // [M, N] of the activation type, rows ldd apart
   packing::Shape shape;
   std::int64_t m;
   std::int64_t lda;

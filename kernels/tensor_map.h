@@ -44,20 +44,21 @@ inline bool encode_activations(const Launch& launch, int tokens, CUtensorMap* ma
                               {layout::kTileK, static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
-/// (K/64*64, N/16) of 8 bytes, box (k, strips): a strip's tiles are contiguous.
+/// (K/64*64, N/16) of 8 bytes, of 8 bits twice as many, box (k, strips): a strip's tiles are contiguous.
 inline bool encode_weights(const Launch& launch, int k, int strips, CUtensorMap* map) {
-  const auto k_padded = static_cast<std::uint64_t>(launch.shape.k_padded);
+  const int words = launch.shape.bits / 4;  // of 8 bytes, that are one k of a strip
+  const auto row = static_cast<std::uint64_t>(launch.shape.k_padded * words);
   return encode_tensor_map<2>(launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT64, launch.weights,
-                              {k_padded, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows},
-                              {k_padded * 8}, {static_cast<std::uint32_t>(k), static_cast<std::uint32_t>(strips)},
+                              {row, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows}, {row * 8},
+                              {static_cast<std::uint32_t>(k * words), static_cast<std::uint32_t>(strips)},
                               CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
-/// (16, groups, N/16) of 16 bit, box (16, groups, strips).
-inline bool encode_scales(const Launch& launch, int groups, int strips, CUtensorMap* map) {
+/// Scales or zero points: (16, groups, N/16) of 16 bit, box (16, groups, strips).
+inline bool encode_scales(const Launch& launch, const void* scales, int groups, int strips, CUtensorMap* map) {
   const auto packed_groups = static_cast<std::uint64_t>(launch.shape.packed_groups);
   return encode_tensor_map<3>(
-      launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.scales,
+      launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, scales,
       {layout::kStripRows, packed_groups, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows},
       {layout::kStripRows * 2, packed_groups * layout::kStripRows * 2},
       {layout::kStripRows, static_cast<std::uint32_t>(groups), static_cast<std::uint32_t>(strips)},

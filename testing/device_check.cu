@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/convert/coding.h"
 #include "testing/cuda_status.h"
 #include "testing/device_check.h"
 
@@ -26,13 +27,18 @@ struct Operands {
   std::int64_t m, n, k, lda, ldd;
   std::int64_t rows, m_last;  // how many rows are checked: row i is element i * m_last / (rows - 1)
   std::int64_t group_size;
-  const void* a;                    // [M, K]
-  const std::uint8_t* qweight;      // [N, ceil(K/2)]
-  const void* scales;               // [groups, N]
-  const std::uint8_t* zero_points;  // [groups, N] or null
-  const void* d;                    // [M, N]
-  DataType a_type, d_type, scale_type;
+  const void* a;                // [M, K]
+  const std::uint8_t* qweight;  // [N, row_bytes]
+  const void* scales;           // [groups, N]
+  const void* zero_points;      // [groups, N] or null
+  const std::int32_t* g_idx;    // [K] or null
+  const void* d;                // [M, N]
+  DataType a_type, d_type, scale_type, zero_point_type;
   bool exact;
+  int bits;
+  std::int64_t row_bytes;
+  double implied_zero, tensor_scale;
+  float values[256];  // of the weight's codes
 };
 
 // What one block found.
@@ -48,6 +54,8 @@ __device__ double load(DataType type, const void* base, std::int64_t index) {
       return static_cast<double>(__half2float(static_cast<const __half*>(base)[index]));
     case DataType::kBf16:
       return static_cast<double>(__bfloat162float(static_cast<const __nv_bfloat16*>(base)[index]));
+    case DataType::kU8:
+      return static_cast<double>(static_cast<const std::uint8_t*>(base)[index]);
     default:
       return static_cast<double>(static_cast<const float*>(base)[index]);
   }
@@ -69,17 +77,27 @@ __device__ std::int64_t row_of(const Operands& x, std::int64_t i) {
   return x.rows == x.m ? i : (x.rows == 1 ? 0 : i * x.m_last / (x.rows - 1));
 }
 
-__device__ double weight_at(const Operands& x, std::int64_t n, std::int64_t k) {
-  const std::uint8_t byte = x.qweight[n * ((x.k + 1) / 2) + k / 2];
-  const int q = k % 2 == 0 ? byte & 15 : byte >> 4;
-  const std::int64_t group = x.group_size < 0 ? 0 : k / x.group_size;
-  const int zero = x.zero_points == nullptr ? 8 : x.zero_points[group * x.n + n];
-  return load(x.scale_type, x.scales, group * x.n + n) * (q - zero);
+// A weight, and the square of what may be rounded of it (reference/check.cpp).
+struct Weight {
+  double value, square;
+};
+
+__device__ Weight weight_at(const Operands& x, std::int64_t n, std::int64_t k) {
+  const std::uint8_t byte = x.qweight[n * x.row_bytes + k * x.bits / 8];
+  const int q = x.bits == 8 ? byte : k % 2 == 0 ? byte & 15 : byte >> 4;
+  const std::int64_t group = x.g_idx != nullptr ? x.g_idx[k] : x.group_size < 0 ? 0 : k / x.group_size;
+  const double zero =
+      x.zero_points == nullptr ? x.implied_zero : load(x.zero_point_type, x.zero_points, group * x.n + n);
+  const double scale = x.tensor_scale * load(x.scale_type, x.scales, group * x.n + n);
+  const double value = scale * (x.values[q] - zero);
+  const double fraction = scale * (zero - nearbyint(zero));
+  return {value, value * value + fraction * fraction};
 }
 
 __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* partials) {
   __shared__ double s_a[kSlice][kTile + 1];
   __shared__ double s_w[kSlice][kTile + 1];
+  __shared__ double s_w2[kSlice][kTile + 1];
   const std::int64_t tile_n = static_cast<std::int64_t>(blockIdx.x) * kTile;
   const std::int64_t tile_m = static_cast<std::int64_t>(blockIdx.y) * kTile;
   const int thread = static_cast<int>(threadIdx.x);
@@ -97,17 +115,22 @@ __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* part
       const std::int64_t row = tile_m + in_tile;
       const std::int64_t n = tile_n + in_tile;
       s_a[in_k][in_tile] = row < x.rows && k < x.k ? load(x.a_type, x.a, row_of(x, row) * x.lda + k) : 0;
-      s_w[in_k][in_tile] = n < x.n && k < x.k ? weight_at(x, n, k) : 0;
+      const Weight weight = n < x.n && k < x.k ? weight_at(x, n, k) : Weight{};
+      s_w[in_k][in_tile] = weight.value;
+      s_w2[in_k][in_tile] = weight.square;
     }
     __syncthreads();
 #pragma unroll
     for (int in_k = 0; in_k < kSlice; ++in_k) {
       double a[kEach];
       double w[kEach];
+      double w2[kEach];
 #pragma unroll
       for (int i = 0; i < kEach; ++i) a[i] = s_a[in_k][in_m + kSide * i];
 #pragma unroll
       for (int j = 0; j < kEach; ++j) w[j] = s_w[in_k][in_n + kSide * j];
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) w2[j] = s_w2[in_k][in_n + kSide * j];
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         const double a2 = a[i] * a[i];
@@ -115,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* part
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
           sum[i][j] += a[i] * w[j];
-          sum_aw2[i][j] += a2 * (w[j] * w[j]);
+          sum_aw2[i][j] += a2 * w2[j];
         }
       }
     }
@@ -205,7 +228,15 @@ DeviceErrorReport DeviceCheck::check(const Problem& problem, const void* a, cons
   x.a = a;
   x.qweight = static_cast<const std::uint8_t*>(weight.qweight);
   x.scales = weight.scales;
-  x.zero_points = static_cast<const std::uint8_t*>(weight.zero_points);
+  x.zero_points = weight.zero_points;
+  x.zero_point_type = weight.zero_point_type;
+  x.g_idx = weight.g_idx;
+  const convert::Coding coding = convert::coding_of(weight.type);
+  x.bits = coding.bits;
+  x.row_bytes = weight.row_bytes();
+  x.implied_zero = static_cast<double>(coding.implied_zero());
+  x.tensor_scale = static_cast<double>(weight.tensor_scale);
+  for (int q = 0; q < coding.codes(); ++q) x.values[q] = coding.value(coding.counted(static_cast<std::uint8_t>(q)));
   x.d = d;
   x.a_type = problem.a_type;
   x.d_type = problem.d_type;

@@ -23,6 +23,7 @@ __device__ std::uint64_t hash(std::uint64_t seed, std::uint64_t index) {
 // Qweight, scales and activations of one seed have nothing to do with each other.
 constexpr std::uint64_t kQweightSalt = 0x51ull << 56;
 constexpr std::uint64_t kScaleSalt = 0x5Cull << 56;
+constexpr std::uint64_t kZeroSalt = 0x5Eull << 56;
 
 // In [0, 1), from 24 bits of the word.
 __device__ float unit(std::uint64_t word) { return static_cast<float>(word >> 40) * 0x1p-24f; }
@@ -30,6 +31,7 @@ __device__ float unit(std::uint64_t word) { return static_cast<float>(word >> 40
 __device__ void store(__half* out, float value) { *out = __float2half_rn(value); }
 __device__ void store(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
 __device__ void store(float* out, float value) { *out = value; }
+__device__ void store(std::uint8_t* out, float value) { *out = static_cast<std::uint8_t>(value); }
 
 struct Activation {
   ActivationFill fill;
@@ -66,6 +68,14 @@ struct Scale {
   }
 };
 
+struct ZeroPoint {
+  int codes;
+  std::uint64_t seed;
+  __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
+    return static_cast<float>(codes) * unit(hash(seed, static_cast<std::uint64_t>(row * columns + column)));
+  }
+};
+
 template <class T, class Make>
 __global__ void fill_matrix(T* out, std::int64_t rows, std::int64_t columns, std::int64_t stride, Make make) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
@@ -77,11 +87,21 @@ __global__ void fill_matrix(T* out, std::int64_t rows, std::int64_t columns, std
   }
 }
 
-__global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t seed) {
+// A byte all of whose bits but the first are `never` gets another last bit.
+__global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t seed, int never) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    out[i] = static_cast<std::uint8_t>(hash(seed, static_cast<std::uint64_t>(i)) >> 56);
+    const auto byte = static_cast<std::uint8_t>(hash(seed, static_cast<std::uint64_t>(i)) >> 56);
+    out[i] = static_cast<std::uint8_t>((byte & 0x7f) == never ? byte ^ 1 : byte);
   }
+}
+
+// Whole groups first, in turn; what is left of K belongs to the last one.
+__global__ void fill_groups(std::int32_t* out, std::int64_t k, std::int64_t group_size) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= k) return;
+  const std::int64_t whole = k / group_size;
+  out[i] = static_cast<std::int32_t>(i < whole * group_size ? i % whole : whole);
 }
 
 unsigned blocks_for(std::int64_t elements) {
@@ -123,17 +143,33 @@ Status fill_identity(DataType type, void* a, std::int64_t m, std::int64_t k, std
   return fill_typed(type, a, m, k, lda, Identity{first_k}, stream);
 }
 
-Status fill_qweight(void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed, cudaStream_t stream) {
-  const std::int64_t bytes = n * ((k + 1) / 2);
+Status fill_qweight(WeightType type, void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed,
+                    cudaStream_t stream) {
+  const std::int64_t bytes = n * ((k * bits_of(type) + 7) / 8);
   if (bytes == 0) return {};
   fill_bytes<<<blocks_for(bytes), kThreads, 0, stream>>>(static_cast<std::uint8_t*>(qweight), bytes,
-                                                         seed ^ kQweightSalt);
+                                                         seed ^ kQweightSalt, type == WeightType::kE4m3 ? 0x7f : -1);
   return launch_status("fill with test data");
 }
 
 Status fill_scales(DataType type, void* scales, std::int64_t groups, std::int64_t n, ScaleFill fill, std::uint64_t seed,
                    cudaStream_t stream) {
   return fill_typed(type, scales, groups, n, n, Scale{fill, seed ^ kScaleSalt}, stream);
+}
+
+Status fill_zero_points(DataType type, int bits, void* zero_points, std::int64_t groups, std::int64_t n,
+                        std::uint64_t seed, cudaStream_t stream) {
+  const ZeroPoint make{1 << bits, seed ^ kZeroSalt};
+  if (type != DataType::kU8) return fill_typed(type, zero_points, groups, n, n, make, stream);
+  fill_matrix<<<blocks_for(groups * n), kThreads, 0, stream>>>(static_cast<std::uint8_t*>(zero_points), groups, n, n,
+                                                               make);
+  return launch_status("fill with test data");
+}
+
+Status fill_g_idx(void* g_idx, std::int64_t k, std::int64_t group_size, cudaStream_t stream) {
+  fill_groups<<<static_cast<unsigned>((k + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
+      static_cast<std::int32_t*>(g_idx), k, group_size < 0 ? k : group_size);
+  return launch_status("fill with test data");
 }
 
 }  // namespace machete::testing

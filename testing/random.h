@@ -25,8 +25,16 @@ Status fill_activations(DataType type, void* a, std::int64_t m, std::int64_t k, 
 Status fill_identity(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, std::int64_t first_k,
                      cudaStream_t stream = nullptr);
 
-/// qweight [N, ceil(K/2)]: uniform nibbles, for an odd K in the unused last one too.
-Status fill_qweight(void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed, cudaStream_t stream = nullptr);
+/// qweight [N, row_bytes]: uniform codes but for NaN; of 4 bits and an odd K, in the unused last one too.
+Status fill_qweight(WeightType type, void* qweight, std::int64_t n, std::int64_t k, std::uint64_t seed,
+                    cudaStream_t stream = nullptr);
+
+/// zero_points [groups, N] of a type with codes of so many bits: integers (u8), or of f16 or bf16, with fractions.
+Status fill_zero_points(DataType type, int bits, void* zero_points, std::int64_t groups, std::int64_t n,
+                        std::uint64_t seed, cudaStream_t stream = nullptr);
+
+/// g_idx [K]: groups of that size, their k's mixed.
+Status fill_g_idx(void* g_idx, std::int64_t k, std::int64_t group_size, cudaStream_t stream = nullptr);
 
 enum class ScaleFill {
   kRandom,       // uniform in about [0.004, 0.03], of 8 significant bits: exact in bf16 and in f16

@@ -22,6 +22,7 @@ struct Options {
   std::vector<std::string> suites;
   std::vector<std::int64_t> ms;
   std::vector<DataType> a_types;
+  WeightType w_type = WeightType::kU4b8;
   std::vector<std::int64_t> group_sizes = {128};
   std::string json_path;
   std::string schedule;
@@ -47,6 +48,7 @@ Status bench_on_gpu(const Options& options) {
   bench.suites = options.suites;
   bench.ms = options.ms;
   bench.a_types = options.a_types;
+  bench.w_type = options.w_type;
   bench.group_sizes = options.group_sizes;
   bench.json_path = options.json_path;
   bench.schedule = options.schedule;
@@ -100,6 +102,7 @@ Examples:
       ->allow_extra_args(false)
       ->option_text("M,...");
   add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
+  add_weight_type(*command, options->w_type);
   command->add_option("--group-size", options->group_sizes, "multiples of 16, or -1; default 128")
       ->delimiter(',')
       ->allow_extra_args(false)

@@ -19,6 +19,8 @@ struct Problem {
       128;               // elements of K sharing a scale: a multiple of 16, or -1 for one scale per output feature
   std::int64_t lda = 0;  // elements between rows of A, >= k; 0 means k
   std::int64_t ldd = 0;  // elements between rows of D, >= d_columns(); 0 means that
+  // The weight may have g_idx: K in an order of its own, in which CUDA gathers the activations, into the workspace.
+  bool act_order = false;
   Epilogue epilogue;
   std::int64_t ldc = 0;  // elements between rows of the epilogue's residual, >= d_columns(); 0 means that
 

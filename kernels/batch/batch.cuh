@@ -33,6 +33,7 @@ struct Params {
   stream::RowTiles row_tiles;
   epilogue::Store<typename Config::Element> store;
   int slots_of_k;
+  bool fractional_zero_points;
   int early_slots;  // of a warp, whose weights are fetched before the activations are there
   kernels::Timeline timeline;
 };
@@ -80,6 +81,27 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
   }
 }
 
+/// The row tiles of a CTA, one after the other.
+template <bool kFractional, class Config>
+__device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& ring, stream::SlotCursor<Config> cursor,
+                              int first, int end, float* partial) {
+  const Multiplier<Config, kFractional> multiply(p.groups);
+  int first_warp = 0;  // that takes the first turn of a row tile
+  for (int row_tile = first; row_tile < end; ++row_tile) {
+    Sums<Config> sums = {};
+    Group<Config> group = {};
+    while (cursor.row_tile == row_tile) {
+      ring.wait();
+      multiply(ring, cursor, sums, group);
+      ring.release();
+      cursor.advance(p.slots_of_k);
+    }
+    if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
+    reduce_and_store<Config>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
+    first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
+  }
+}
+
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_constant__ Params<Config> p) {
   extern __shared__ std::uint8_t unaligned[];
@@ -104,21 +126,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
     if (threadIdx.x == 0) p.timeline.mark(kernels::kActivationsThere);
   }
 
-  const Multiplier<Config> multiply(p.groups);
   auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
-  int first_warp = 0;  // that takes the first turn of a row tile
-  for (int row_tile = first; row_tile < end; ++row_tile) {
-    Sums<Config> sums = {};
-    Sums<Config> group = {};  // of the scale group in hand, unscaled
-    while (cursor.row_tile == row_tile) {
-      ring.wait();
-      multiply(ring.weights(), ring.scales(), ring.activations(), cursor, sums, group);
-      ring.release();
-      cursor.advance(p.slots_of_k);
-    }
-    if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
-    reduce_and_store<Config>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
-    first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
+  constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
+  if (kMayBeFractional && p.fractional_zero_points) {
+    multiply_rows<kMayBeFractional>(p, ring, cursor, first, end, partial);
+  } else {
+    multiply_rows<false>(p, ring, cursor, first, end, partial);
   }
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
 }

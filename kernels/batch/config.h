@@ -28,7 +28,8 @@ struct Config {
   static constexpr int kOctets = kTokens / 8;  // of tokens: MMAs a strip and k16 step
   static_assert(kTokens % 8 == 0 && kSlotK % layout::kTileK == 0 && kTurnK % kSlotK == 0);
 
-  static constexpr int kWeightBytes = kStrips * kTiles * layout::kTileBytes;      // [strip][tile][512]
+  static constexpr int kTileBytes = layout::tile_bytes(Converter::kBits);
+  static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;              // [strip][tile][kTileBytes]
   static constexpr int kActivationBytes = kTiles * kTokens * layout::kTileK * 2;  // [tile][token][64], swizzled
   static constexpr int kPitch = kRows + 4;                                        // of partial sums, in floats
   // Tokens whose partial sums lie in shared memory at a time: all, where that leaves room for the ring.

@@ -39,12 +39,16 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.groups = layout::groups_of(shape, Config::kSlotK);
   if (!kernels::encode_activations(launch, static_cast<int>(launch.m), &params.maps.activations) ||
       !kernels::encode_weights(launch, Config::kSlotK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
+      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales) ||
+      (Config::Converter::kZeroPoints && !kernels::encode_scales(launch, launch.zero_points, params.groups.per_stage,
+                                                                 Config::kStrips, &params.maps.zero_points))) {
     return cudaErrorInvalidValue;
   }
+  params.fractional_zero_points = launch.fractional_zero_points;
   params.shared = shared_layout<Config>(shape, launch.m);
   params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.n, Config::kRows), launch.sms);
-  params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n)};
+  params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n),
+                  launch.tensor_scale};
   params.slots_of_k = kernels::ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
   params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
                                            params.shared.ring.slots);

@@ -7,7 +7,7 @@
 
 #include "kernels/batch/config.h"
 #include "kernels/layout/groups.h"
-#include "kernels/stream/row_tiles.h"
+#include "kernels/stream/ring.cuh"
 
 namespace machete::batch {
 
@@ -32,8 +32,16 @@ struct Sums {
   float value[Config::kStrips][Config::kOctets][4];
 };
 
-/// Multiplies slots into the sums: q - 8 exactly in the MMA, the scale after it in fp32.
+/// Of a scale group, unscaled.
 template <class Config>
+struct Group {
+  Sums<Config> sums;
+  float total[Config::kOctets][4];  // of the activations themselves, in every row; fractional zero points only
+};
+
+/// Multiplies slots into the sums: code less zero point exactly in the MMA, the scale after it in fp32. What integers
+/// leave of zero points (kFractional) multiplies the sum of the activations, which an operand of ones gives.
+template <class Config, bool kFractional>
 struct Multiplier {
   using Element = typename Config::Element;
   using Converter = typename Config::Converter;
@@ -49,13 +57,11 @@ struct Multiplier {
     lane_address = static_cast<std::uint32_t>(token * 128 + ((chunk ^ (lane % 8)) << 4));
   }
 
-  /// `group` holds what a turn's earlier slot left of an unfinished group. Sums are scaled at the end of a group or
-  /// turn.
-  __device__ void operator()(const std::uint8_t* weights /* [strip][tile][512] */,
-                             const std::uint8_t* scales /* [strip][group][16] */,
-                             const std::uint8_t* activations /* [tile][token][64], swizzled */,
-                             const stream::SlotCursor<Config>& cursor, Sums<Config>& sums, Sums<Config>& group) const {
-    const Slot slot{weights, scales, cute::cast_smem_ptr_to_uint(activations)};
+  /// The ring's slot in hand. `group` holds what a turn's earlier slot left of an unfinished group. Sums are scaled at
+  /// the end of a group or turn.
+  __device__ void operator()(const stream::Ring<Config>& ring, const stream::SlotCursor<Config>& cursor,
+                             Sums<Config>& sums, Group<Config>& group) const {
+    const Slot slot{ring.weights(), ring.scales(), ring.zero_points(), cute::cast_smem_ptr_to_uint(ring.activations())};
     if constexpr (Config::kTurnSlots == 1) group = {};
     // The usual group sizes without branches, so that loads run ahead.
     if (groups.tiles_per_group != 0 && groups.tiles_per_group % (Config::kTurnK / layout::kTileK) == 0) {
@@ -71,21 +77,28 @@ struct Multiplier {
 
  private:
   struct Slot {
-    const std::uint8_t* weights;
-    const std::uint8_t* scales;
-    std::uint32_t activations;  // address in shared memory
+    const std::uint8_t* weights;      // [strip][tile][kTileBytes]
+    const std::uint8_t* scales;       // [strip][group][16]
+    const std::uint8_t* zero_points;  // [strip][group][16]
+    std::uint32_t activations;        // [tile][token][64], swizzled; address in shared memory
   };
+  using Zeros = typename Converter::template Zeros<Element>[Config::kStrips];
 
   /// Every kGroupSteps k16 steps a group ends, but for the last one of the slot if that goes on in the next.
   template <int kGroupSteps>
-  __device__ void multiply(const Slot& slot, bool ends, Sums<Config>& sums, Sums<Config>& group) const {
+  __device__ void multiply(const Slot& slot, bool ends, Sums<Config>& sums, Group<Config>& group) const {
     constexpr int kGroups = Config::kTiles * layout::kSteps / kGroupSteps;
+    Zeros zeros;
 #pragma unroll
     for (int tile = 0; tile < Config::kTiles; ++tile) {
-      multiply_tile(slot, tile, group, [&](int step) {
+      const auto before = [&](int step) {
+        const int done = tile * layout::kSteps + step;
+        if (done % kGroupSteps == 0) load_zeros(slot, done / kGroupSteps, kGroups, zeros);
+      };
+      multiply_tile(slot, tile, zeros, group, before, [&](int step) {
         const int done = tile * layout::kSteps + step + 1;
         if (done % kGroupSteps != 0 || (done / kGroupSteps == kGroups && !ends)) return;
-        scale(slot, done / kGroupSteps - 1, kGroups, group, sums);
+        scale(slot, done / kGroupSteps - 1, kGroups, zeros, group, sums);
         group = {};
       });
     }
@@ -93,17 +106,21 @@ struct Multiplier {
 
   /// Groups of 16, and those of which a turn holds no whole number.
   __device__ void multiply_any(const Slot& slot, const stream::SlotCursor<Config>& cursor, Sums<Config>& sums,
-                               Sums<Config>& group) const {
+                               Group<Config>& group) const {
     const int first_tile = cursor.slot * Config::kTiles;
     int tile_of_group = first_tile - groups.group_of(first_tile) * groups.tiles_per_group;
     int index = 0;
+    Zeros zeros;
 #pragma unroll 1
     for (int tile = 0; tile < Config::kTiles; ++tile) {
       const bool group_ends = ++tile_of_group == groups.tiles_per_group;
       const bool ends = groups.fine() || group_ends || (tile + 1 == Config::kTiles && cursor.last_of_turn());
-      multiply_tile(slot, tile, group, [&](int step) {
+      const auto before = [&](int step) {
+        if (step == 0 || groups.fine()) load_zeros(slot, index, groups.per_stage, zeros);
+      };
+      multiply_tile(slot, tile, zeros, group, before, [&](int step) {
         if (step + 1 == layout::kSteps ? !ends : !groups.fine()) return;
-        scale(slot, index, groups.per_stage, group, sums);
+        scale(slot, index, groups.per_stage, zeros, group, sums);
         group = {};
         if (groups.fine() || group_ends) ++index;
       });
@@ -111,18 +128,20 @@ struct Multiplier {
     }
   }
 
-  template <class AfterStep>
-  __device__ void multiply_tile(const Slot& slot, int tile, Sums<Config>& group, AfterStep after_step) const {
-    uint4 packed[Config::kStrips];
+  template <class BeforeStep, class AfterStep>
+  __device__ void multiply_tile(const Slot& slot, int tile, const Zeros& zeros, Group<Config>& group,
+                                BeforeStep before_step, AfterStep after_step) const {
+    convert::Words<Converter::kBits> packed[Config::kStrips];
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
       packed[s] =
-          *reinterpret_cast<const uint4*>(slot.weights + (s * Config::kTiles + tile) * layout::kTileBytes + lane * 16);
+          convert::Words<Converter::kBits>::load(slot.weights + (s * Config::kTiles + tile) * Config::kTileBytes, lane);
     }
     const std::uint32_t tile_address = slot.activations + tile * Config::kTokens * 128 + lane_address;
     std::uint32_t b[4];
 #pragma unroll
     for (int step = 0; step < layout::kSteps; ++step) {
+      before_step(step);
       std::uint32_t fragment[Config::kOctets][2];
       if constexpr (Config::kOctets == 1) {
         if (step % 2 == 0) load_matrices(tile_address ^ (step << 5), b);
@@ -138,30 +157,57 @@ struct Multiplier {
           fragment[o + 1][1] = b[3];
         }
       }
+      if constexpr (kFractional) {
+        constexpr std::uint32_t kOne = convert::kIsBf16<Element> ? 0x3F803F80u : 0x3C003C00u;
+        const std::uint32_t ones[4] = {kOne, kOne, kOne, kOne};
+#pragma unroll
+        for (int o = 0; o < Config::kOctets; ++o) mma(group.total[o], ones, fragment[o][0], fragment[o][1], Element{});
+      }
 #pragma unroll
       for (int s = 0; s < Config::kStrips; ++s) {
-        const std::uint32_t word[4] = {packed[s].x, packed[s].y, packed[s].z, packed[s].w};
         std::uint32_t a[4];
-        Converter::decode(word[step], Element{}, a);
+        Converter::template decode<Element>(packed[s], step, zeros[s], a);
 #pragma unroll
-        for (int o = 0; o < Config::kOctets; ++o) mma(group.value[s][o], a, fragment[o][0], fragment[o][1], Element{});
+        for (int o = 0; o < Config::kOctets; ++o) {
+          mma(group.sums.value[s][o], a, fragment[o][0], fragment[o][1], Element{});
+        }
       }
       after_step(step);
     }
   }
 
-  __device__ void scale(const Slot& slot, int index, int per_slot, const Sums<Config>& group,
+  // The scales of the lane's two rows are neighbours (layout::scale_layout); so are their zero points.
+  __device__ std::uint32_t pair_of(const std::uint8_t* numbers, int strip, int index, int per_slot) const {
+    return reinterpret_cast<const std::uint32_t*>(numbers)[(strip * per_slot + index) * 8 + lane / 4];
+  }
+
+  __device__ void load_zeros(const Slot& slot, int index, int per_slot, Zeros& zeros) const {
+    if constexpr (Converter::kZeroPoints) {
+#pragma unroll
+      for (int s = 0; s < Config::kStrips; ++s) {
+        zeros[s] = Converter::template zeros<Element>(pair_of(slot.zero_points, s, index, per_slot));
+      }
+    }
+  }
+
+  __device__ void scale(const Slot& slot, int index, int per_slot, const Zeros& zeros, const Group<Config>& group,
                         Sums<Config>& sums) const {
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
-      // The scales of the lane's two rows are neighbours (layout::scale_layout).
-      const auto pair = reinterpret_cast<const std::uint32_t*>(slot.scales)[(s * per_slot + index) * 8 + lane / 4];
-      const float factor[2] = {to_float(pair & 0xffffu), to_float(pair >> 16)};
+      const std::uint32_t pair = pair_of(slot.scales, s, index, per_slot);
+      const float factor[2] = {convert::low_float<Element>(pair), convert::high_float<Element>(pair)};
 #pragma unroll
       for (int o = 0; o < Config::kOctets; ++o) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          sums.value[s][o][i] = fmaf(group.value[s][o][i], factor[i / 2], sums.value[s][o][i]);
+          float sum = group.sums.value[s][o][i];
+          if constexpr (kFractional) {
+            const std::uint32_t fractions = zeros[s].fractions;
+            const float fraction =
+                i < 2 ? convert::low_float<Element>(fractions) : convert::high_float<Element>(fractions);
+            sum = fmaf(-fraction, group.total[o][i], sum);
+          }
+          sums.value[s][o][i] = fmaf(sum, factor[i / 2], sums.value[s][o][i]);
         }
       }
     }
@@ -171,10 +217,6 @@ struct Multiplier {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
                  : "r"(address));
-  }
-
-  __device__ static float to_float(std::uint32_t bits) {
-    return static_cast<float>(Element::bitcast(static_cast<std::uint16_t>(bits)));
   }
 };
 

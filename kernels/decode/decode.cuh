@@ -39,6 +39,7 @@ struct Params {
   std::int64_t ldd;
   int m;
   int n;
+  float tensor_scale;  // of every sum
   int k;
   int k_padded;
   int packed_groups;
@@ -301,7 +302,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) decode(const __grid_const
       for (int w = 0; w < kWarps; ++w)
         sum += partial[((row_tile & 1) * kWarps + w) * Config::kTokens * Config::kRows + i];
       if (special[token] != 0) sum = dot_product(p, n, token);
-      p.d[token * p.ldd + n] = Element(sum);
+      p.d[token * p.ldd + n] = Element(sum * p.tensor_scale);
     }
   }
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);

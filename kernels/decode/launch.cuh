@@ -41,7 +41,7 @@ int launch(const kernels::Launch& launch, void* stream) {
   Params<Config> params;
   params.groups = layout::groups_of(shape, Config::kSlotK);
   if (!kernels::encode_weights(launch, Config::kSlotK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
+      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
     return cudaErrorInvalidValue;
   }
   params.shared = shared_layout<Config>(shape);
@@ -54,6 +54,7 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.ldd = launch.ldd;
   params.m = static_cast<int>(launch.m);
   params.n = static_cast<int>(shape.n);
+  params.tensor_scale = launch.tensor_scale;
   params.k = static_cast<int>(shape.k);
   params.k_padded = static_cast<int>(shape.k_padded);
   params.packed_groups = static_cast<int>(shape.packed_groups);

@@ -23,7 +23,8 @@ struct Staging {
 
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
-  int lane;  // of the warpgroup
+  int lane;      // of the warpgroup
+  float factor;  // of every sum: the weight's tensor scale
 
   /// Calls sink(token of the tile, feature of the tile, eight features) for tokens [0, tokens).
   template <class Accumulators, class Sink>
@@ -54,8 +55,8 @@ struct Staging {
     for (int i = 0; i < 4; ++i) {
       const int octet = first / 8 + i / 2;
       cutlass::Array<float, 2> pair;
-      pair[0] = accumulators(make_coord(_0{}, i % 2, octet), atom, _0{});
-      pair[1] = accumulators(make_coord(_1{}, i % 2, octet), atom, _0{});
+      pair[0] = accumulators(make_coord(_0{}, i % 2, octet), atom, _0{}) * factor;
+      pair[1] = accumulators(make_coord(_1{}, i % 2, octet), atom, _0{}) * factor;
       const auto rounded = cutlass::NumericArrayConverter<Element, float, 2>::convert(pair);
       matrix[i] = reinterpret_cast<const std::uint32_t&>(rounded);
     }

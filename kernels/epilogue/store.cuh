@@ -14,6 +14,7 @@ struct Store {
   std::int64_t ldd;
   int m;
   int n;
+  float factor;  // of every sum: the weight's tensor scale
 
   /// Eight features, rounded already.
   __device__ void operator()(int token, int feature, uint4 rounded) const {
@@ -29,11 +30,12 @@ struct Store {
     }
   }
 
-  /// Four, rounded here, once.
+  /// Four sums, rounded here, once.
   __device__ void operator()(int token, int feature, float4 v) const {
     if (token >= m || feature >= n) return;
     Element* out = d + token * ldd + feature;
-    const Element rounded[4] = {Element(v.x), Element(v.y), Element(v.z), Element(v.w)};
+    const Element rounded[4] = {Element(v.x * factor), Element(v.y * factor), Element(v.z * factor),
+                                Element(v.w * factor)};
     if (ldd % 4 == 0 && feature + 4 <= n) {  // d is 16-byte aligned, feature a multiple of 4
       *reinterpret_cast<uint2*>(out) = *reinterpret_cast<const uint2*>(rounded);
     } else {

@@ -44,10 +44,12 @@ struct Config {
   using ActivationLayout = decltype(tile_to_shape(
       GMMA::Layout_K_SW128_Atom<Element>{}, Shape<Int<kTileM>, Int<kTileK>, Int<kStages>>{}));  // (BLK_M,BLK_K,PIPE)
 
-  static constexpr int kWeightBytes = kStrips * kTiles * layout::kTileBytes;  // [strip][tile][512]
+  static constexpr int kTileBytes = layout::tile_bytes(Converter::kBits);
+  static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;  // [strip][tile][kTileBytes]
   static constexpr int kActivationBytes = kTileM * kTileK * 2;
   static constexpr int kMaxGroups = kTileK / 16;                                     // of a stage, at group size 16
   static constexpr int kScaleBytes = kStrips * kMaxGroups * layout::kStripRows * 2;  // [strip][group][16]
+  static constexpr int kZeroBytes = Converter::kZeroPoints ? kScaleBytes : 0;        // the same
 
   // A third warpgroup produces, with a single thread: only a warpgroup can hand its registers to the consumers.
   static constexpr int kThreads = kConsumers + 128;
@@ -60,7 +62,7 @@ struct Config {
   struct alignas(1024) SharedStorage {
     alignas(1024) Element activations[cosize_v<ActivationLayout>];
     alignas(128) std::uint8_t weights[kStages][kWeightBytes];
-    alignas(128) std::uint8_t scales[kStages][kScaleBytes];
+    alignas(128) std::uint8_t scales[kStages][kScaleBytes + kZeroBytes];
     alignas(128) Element staging[kWarpgroups][2][kStagingTokens * 64];
     alignas(8) std::uint64_t full[kStages];
     alignas(8) std::uint64_t empty[kStages];

@@ -25,10 +25,14 @@ struct Consumer {
   int thread;  // among the consumers
   Stage<Config::kStages> stage;
 
+  static constexpr bool kZeroPoints = Converter::kZeroPoints;
+
   /// What a lane holds of a tile before it is unpacked.
   struct Words {
-    uint4 packed[Config::kAtoms];          // a word a k16 step
-    std::uint32_t scales[Config::kAtoms];  // of the lane's two rows; coarse groups only
+    convert::Words<Converter::kBits> packed[Config::kAtoms];
+    // Of the lane's two rows; coarse groups only.
+    std::uint32_t scales[Config::kAtoms];
+    std::uint32_t zero_points[Config::kAtoms];  // of types that have them
   };
   Words words[2];  // of tiles by turns
 
@@ -42,8 +46,8 @@ struct Consumer {
   }
 
   /// Adds W[tile] · A[tile]ᵀ over steps [begin, end) of K to the accumulators. Ends with the first words of the stage
-  /// that follows. kFine: groups smaller than a tile.
-  template <bool kFine, class Accumulators>
+  /// that follows. kFine: groups smaller than a tile. kFractional: zero points that are no integers.
+  template <bool kFine, bool kFractional, class Accumulators>
   __device__ void multiply(int begin, int end, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */) {
     const Mma mma;
     auto slice = mma.get_slice(thread);
@@ -77,7 +81,7 @@ struct Consumer {
         if (Config::kFetchAhead) words[1 - t] = fetch<kFine>((tile + 1) % Config::kTiles, cursor.group() - first_group);
 
         auto& fragment = t == 0 ? fragment0 : fragment1;
-        unpack<kFine>(words[t], current, group, fragment);
+        unpack<kFine, kFractional>(words[t], current, group, fragment);
         warpgroup_fence_operand(accumulators);
         warpgroup_fence_operand(fragment);
         warpgroup_arrive();
@@ -97,61 +101,68 @@ struct Consumer {
   }
 
  private:
-  // The scales of the lane's two rows are neighbours (layout::scale_layout).
-  __device__ const std::uint32_t* scales_of(int stage, int atom, int group) const {
-    return reinterpret_cast<const std::uint32_t*>(shared.scales[stage]) +
-           ((atom * Config::kConsumerWarps + thread / 32) * groups.per_stage + group) * (layout::kStripRows / 2) +
-           thread % 32 / 4;
+  // The scales of the lane's two rows are neighbours (layout::scale_layout); so are their zero points.
+  __device__ std::uint32_t scales_of(int stage, int atom, int group) const {
+    return pair_of(shared.scales[stage], atom, group);
+  }
+  __device__ std::uint32_t zero_points_of(int stage, int atom, int group) const {
+    return pair_of(shared.scales[stage] + Config::kScaleBytes, atom, group);
+  }
+  __device__ std::uint32_t pair_of(const std::uint8_t* numbers, int atom, int group) const {
+    return reinterpret_cast<const std::uint32_t*>(
+        numbers)[((atom * Config::kConsumerWarps + thread / 32) * groups.per_stage + group) * (layout::kStripRows / 2) +
+                 thread % 32 / 4];
   }
 
   /// A tile of the stage; `group` counts within the stage.
   template <bool kFine>
   __device__ Words fetch(int tile, int group) const {
     Words words;
-    const auto* packed = reinterpret_cast<const uint4*>(shared.weights[stage.index]);
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
       const int strip = atom * Config::kConsumerWarps + thread / 32;
-      words.packed[atom] = packed[(strip * Config::kTiles + tile) * (layout::kTileBytes / 16) + thread % 32];
-      if (!kFine) words.scales[atom] = *scales_of(stage.index, atom, group);
+      words.packed[atom] = convert::Words<Converter::kBits>::load(
+          shared.weights[stage.index] + (strip * Config::kTiles + tile) * Config::kTileBytes, thread % 32);
+      if (!kFine) words.scales[atom] = scales_of(stage.index, atom, group);
+      if (!kFine && kZeroPoints) words.zero_points[atom] = zero_points_of(stage.index, atom, group);
     }
     return words;
   }
 
-  /// One tile of packed weights to operand registers, scaled: (q - 8) exactly, times the scale, rounded once.
-  template <bool kFine, class Fragment>
+  /// One tile of packed weights to operand registers, scaled: code less zero point exactly, times the scale, rounded
+  /// once. What integers leave of a zero point is multiplied and rounded by itself.
+  template <bool kFine, bool kFractional, class Fragment>
   __device__ void unpack(const Words& words, int stage, int group, Fragment& fragment) const {
     Tensor operand = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
-      const uint4& packed = words.packed[atom];
-      const std::uint32_t word[4] = {packed.x, packed.y, packed.z, packed.w};
       std::uint32_t scale[2];
+      std::uint32_t shift[2];
+      typename Converter::template Zeros<Element> zeros;
 #pragma unroll
       for (int step = 0; step < layout::kSteps; ++step) {
         if (kFine || step == 0) {
-          const std::uint32_t pair =
-              kFine ? *scales_of(stage, atom, group + step * groups.groups_per_tile / layout::kSteps)
-                    : words.scales[atom];
-          scale[0] = __byte_perm(pair, pair, 0x1010);
-          scale[1] = __byte_perm(pair, pair, 0x3232);
+          const int at = group + step * groups.groups_per_tile / layout::kSteps;
+          const std::uint32_t scales = kFine ? scales_of(stage, atom, at) : words.scales[atom];
+          scale[0] = convert::twice_low(scales);
+          scale[1] = convert::twice_high(scales);
+          if constexpr (kZeroPoints) {
+            zeros =
+                Converter::template zeros<Element>(kFine ? zero_points_of(stage, atom, at) : words.zero_points[atom]);
+            const std::uint32_t shifts = convert::multiply<Element>(scales, zeros.fractions ^ 0x80008000u);
+            shift[0] = convert::twice_low(shifts);
+            shift[1] = convert::twice_high(shifts);
+          }
         }
         std::uint32_t a[4];
-        Converter::decode(word[step], Element{}, a);
+        Converter::template decode<Element>(words.packed[atom], step, zeros, a);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) operand(j, atom, step) = multiply_pair(a[j], scale[j % 2]);
+        for (int j = 0; j < 4; ++j) {
+          operand(j, atom, step) = kFractional ? convert::multiply_add<Element>(a[j], scale[j % 2], shift[j % 2])
+                                               : convert::multiply<Element>(a[j], scale[j % 2]);
+        }
       }
     }
-  }
-
-  __device__ static std::uint32_t multiply_pair(std::uint32_t a, std::uint32_t b) {
-    std::uint32_t product;
-    if constexpr (is_same_v<Element, cutlass::bfloat16_t>) {
-      asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-    } else {
-      asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-    }
-    return product;
   }
 
   /// The stage ahead of this one may be filled again.

@@ -36,6 +36,7 @@ struct Params {
   Raster raster;
   Shares shares;
   layout::Groups groups;
+  bool fractional_zero_points;
   bool overlap;  // launched while the kernel ahead may still run
   kernels::Timeline timeline;
 };
@@ -58,7 +59,7 @@ __device__ void produce(const Params<Config>& params, typename Config::SharedSto
 }
 
 /// A consumer warpgroup: multiply, share, store.
-template <bool kFine, class Config>
+template <bool kFine, bool kFractional, class Config>
 __device__ void consume(const Params<Config>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
@@ -66,12 +67,12 @@ __device__ void consume(const Params<Config>& params, typename Config::SharedSto
   const int lane = thread % 128;
   Consumer<Config> consumer{shared, params.groups, thread, {}, {}};
   consumer.template start<kFine>();
-  const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
+  const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane, params.store.factor};
   Tensor accumulators = partition_fragment_C(typename Config::Mma{},
                                              Shape<Int<Config::kTileN>, Int<Config::kTileM>>{});  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
-    consumer.template multiply<kFine>(walk.begin(), walk.end(), accumulators);
+    consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.ends()) {
       params.exchange.give(blockIdx.x, thread / 32, thread % 32, accumulators);
@@ -109,10 +110,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constan
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    if (params.groups.fine()) {
-      consume<true>(params, shared);
+    constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
+    if (kMayBeFractional && params.fractional_zero_points) {
+      consume<true, kMayBeFractional>(params, shared);  // which serves coarse groups too
+    } else if (params.groups.fine()) {
+      consume<true, false>(params, shared);
     } else {
-      consume<false>(params, shared);
+      consume<false, false>(params, shared);
     }
   }
 }

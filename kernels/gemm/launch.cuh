@@ -29,11 +29,14 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
   if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations) ||
       !kernels::encode_weights(launch, Config::kTileK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
+      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales) ||
+      (Config::Converter::kZeroPoints && !kernels::encode_scales(launch, launch.zero_points, params.groups.per_stage,
+                                                                 Config::kStrips, &params.maps.zero_points))) {
     return cudaErrorInvalidValue;
   }
+  params.fractional_zero_points = launch.fractional_zero_points;
   params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m),
-                  static_cast<int>(launch.shape.n)};
+                  static_cast<int>(launch.shape.n), launch.tensor_scale};
   params.raster = {kernels::ceil_div(launch.shape.n, Config::kTileN), kernels::ceil_div(launch.m, Config::kTileM)};
   params.shares = shares<Config>(launch.shape, launch.m, launch.sms, launch.stream_k);
   params.exchange = Exchange<Config>::in(launch.workspace, params.shares.ctas);

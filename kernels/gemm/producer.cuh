@@ -27,11 +27,12 @@ struct Stage {
   }
 };
 
-/// The three tensors a tile is made of, as TMA sees them (kernels/tensor_map.h).
+/// The tensors a tile is made of, as TMA sees them (kernels/tensor_map.h).
 struct TensorMaps {
   CUtensorMap activations;  // (K, M) of 16 bit, box (64, BLK_M), 128-byte swizzle
-  CUtensorMap weights;      // (K/64*64, N/16) of 8 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
+  CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
   CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a stage, BLK_N/16)
+  CUtensorMap zero_points;  // the same, where the weights have them
 };
 
 /// The warp that keeps the ring full. All its lanes take every step; one of them issues.
@@ -85,18 +86,24 @@ class Producer {
   }
 
  private:
-  static_assert(Config::kTileK <= 256, "a TMA box has at most 256 elements a side");
+  static constexpr bool kZeroPoints = Config::Converter::kZeroPoints;
+  static_assert(Config::kTileK * Config::Converter::kBits / 4 <= 256, "a TMA box has at most 256 elements a side");
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
   __device__ void load_weights(WorkTile tile, int block, int stage, layout::GroupCursor& cursor) {
     if (elected_) {
       std::uint64_t* full = &shared_.full[stage];
-      TransactionBarrier::arrive_and_expect_tx(full, Config::kWeightBytes + Config::kActivationBytes +
-                                                         Config::kStrips * groups_.per_stage * layout::kStripRows * 2);
-      cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage], block * Config::kTileK,
-                                   tile.n * Config::kStrips);
+      const int scale_bytes = Config::kStrips * groups_.per_stage * layout::kStripRows * 2;
+      TransactionBarrier::arrive_and_expect_tx(
+          full, Config::kWeightBytes + Config::kActivationBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
+      cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage],
+                                   block * Config::kTileK * Config::Converter::kBits / 4, tile.n * Config::kStrips);
       cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, cursor.group(),
                                    tile.n * Config::kStrips);
+      if constexpr (kZeroPoints) {
+        cute::SM90_TMA_LOAD_3D::copy(&maps_.zero_points, full, kSharedHint, shared_.scales[stage] + Config::kScaleBytes,
+                                     0, cursor.group(), tile.n * Config::kStrips);
+      }
     }
     advance(cursor);
   }

@@ -48,6 +48,9 @@ inline constexpr int kSteps = kTileK / kStepK;
 inline constexpr int kTileElements = kStripRows * kTileK;
 inline constexpr int kTileBytes = kTileElements / 2;
 
+/// Bytes of 16 rows x 64 k, what kernels call a tile: of 8 bits, it is two of the layout's.
+constexpr int tile_bytes(int bits) { return kTileElements * bits / 8; }
+
 /// (lane, value) -> row + 16 k, of a warp's 16 x 16 share of the operand. The warps of a warpgroup take strips one
 /// after the other.
 constexpr auto warp_fragment() {

@@ -9,7 +9,7 @@ namespace machete::stream {
 template <class Config>
 struct RingLayout {
   int slots;              // a warp
-  int scale_bytes;        // of a slot: [strip][group][16]
+  int scale_bytes;        // of a slot: [strip][group][16]; zero points, where there are any, follow with as many
   int transaction_bytes;  // that arrive in a slot
   int activations;        // at 0, for the swizzle's sake
   int weights;
@@ -24,14 +24,16 @@ struct RingLayout {
     RingLayout ring = {};
     const int scale_bytes = Config::kStrips * groups_per_slot * layout::kStripRows * 2;
     ring.scale_bytes = (scale_bytes + 127) / 128 * 128;
-    ring.transaction_bytes = Config::kWeightBytes + scale_bytes + Config::kActivationBytes / Config::kTokens * tokens;
-    const int slot_bytes = Config::kActivationBytes + Config::kWeightBytes + ring.scale_bytes + 8;
+    const int kinds = Config::Converter::kZeroPoints ? 2 : 1;
+    ring.transaction_bytes =
+        Config::kWeightBytes + kinds * scale_bytes + Config::kActivationBytes / Config::kTokens * tokens;
+    const int slot_bytes = Config::kActivationBytes + Config::kWeightBytes + kinds * ring.scale_bytes + 8;
     ring.slots = limit / (Config::kWarps * slot_bytes);
     if (ring.slots > kMaxSlots) ring.slots = kMaxSlots;
     const int slots = Config::kWarps * ring.slots;
     ring.weights = slots * Config::kActivationBytes;
     ring.scales = ring.weights + slots * Config::kWeightBytes;
-    ring.full = ring.scales + slots * ring.scale_bytes;
+    ring.full = ring.scales + slots * kinds * ring.scale_bytes;
     ring.end = (ring.full + slots * 8 + 15) / 16 * 16;
     return ring;
   }

@@ -39,12 +39,14 @@ std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gp
                                         const std::vector<const kernels::Kernel*>& kernels, bool overlap) {
   planner::Machine machine;
   machine.sms = gpu.sms;
-  return planner::rank(problem, kernels, machine,
-                       planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k, overlap));
+  const bool measured = bits_of(problem.w_type) == 4;  // what the tables hold
+  return planner::rank(
+      problem, kernels, machine,
+      measured ? planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k, overlap) : nullptr);
 }
 
 bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
-  return schedule.kernel->aligned_rows && problem.lda % 8 != 0;
+  return problem.act_order || (schedule.kernel->aligned_rows && problem.lda % 8 != 0);
 }
 
 /// What run() needs besides its arguments: first what the kernel does, then the realigned activations.
@@ -58,8 +60,8 @@ Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule
   Workspace workspace;
 #if MACHETE_HAS_CUDA
   if (schedule.kernel->workspace != nullptr) {
-    const auto shape = packing::shape_of(problem.n, problem.k, problem.group_size);
-    workspace.kernel = schedule.kernel->workspace(shape, std::max<std::int64_t>(problem.m, 1), sms, schedule.stream_k);
+    workspace.kernel = schedule.kernel->workspace(planner::shape_of(problem), std::max<std::int64_t>(problem.m, 1), sms,
+                                                  schedule.stream_k);
     workspace.kernel = memory::padded(workspace.kernel);
   }
   if (needs_realignment(problem, schedule)) {
@@ -174,7 +176,7 @@ Result<Plan> plan(const Problem& problem, const PlanOptions& options) {
   auto state = std::make_shared<internal::PlanState>();
   state->problem = *valid;
   state->device = options.device;
-  state->shape = packing::shape_of(valid->n, valid->k, valid->group_size);
+  state->shape = planner::shape_of(*valid);
   if (options.device.backend == Backend::kCuda) {
     status = plan_cuda(options, state.get());
     if (!status.ok()) return status;
@@ -233,10 +235,11 @@ std::vector<KernelInfo> list_kernels() {
     info.a_type = kernel->a_type;
     info.max_m = kernel->family == kernels::Family::kGemm ? 0 : kernel->tile.m;
     for (const std::int64_t size : group_sizes) {
-      if (kernel->refusal(packing::shape_of(4096, 4096, size), 1) == nullptr) info.group_sizes.push_back(size);
+      if (kernel->refusal(packing::shape_of(4096, 4096, size, bits_of(kernel->w_type)), 1) == nullptr)
+        info.group_sizes.push_back(size);
     }
     info.registers = memory::registers_of(kernel->function);
-    info.shared_memory = kernel->shared_memory(packing::shape_of(4096, 4096, 128));
+    info.shared_memory = kernel->shared_memory(packing::shape_of(4096, 4096, 128, bits_of(kernel->w_type)));
     kernels.push_back(info);
   }
   return kernels;

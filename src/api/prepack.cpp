@@ -56,12 +56,6 @@ Status check_served(const QuantizedWeight& weight, const PrepackOptions& options
   if (options.swiglu) {
     return {StatusCode::kUnsupported, "no CUDA kernel serves the epilogue swiglu yet; Device::cpu() does"};
   }
-  if (weight.g_idx != nullptr) {
-    return {StatusCode::kUnsupported, "no CUDA kernel serves g_idx yet; Device::cpu() does"};
-  }
-  if (weight.tensor_scale != 1) {
-    return {StatusCode::kUnsupported, "no CUDA kernel serves a tensor_scale yet; Device::cpu() does"};
-  }
   if (!registry::matching(weight.type, options.scale_type).empty()) return {};
   return {
       StatusCode::kUnsupported,
@@ -156,36 +150,86 @@ Status pack_on_cpu(const QuantizedWeight& weight, const Numbers& scales, const N
 }
 
 #if MACHETE_HAS_CUDA
-Status pack_on_cuda(const QuantizedWeight& weight, const Numbers& scales, const packing::Shape& shape, void* storage,
-                    Device device, Stream stream) {
-  const auto q_device = memory::device_of(weight.qweight);
-  if (!q_device.ok()) return q_device.status();
-  const auto q_bytes = static_cast<std::size_t>(weight.n * weight.row_bytes());
-  const auto* q = static_cast<const std::uint8_t*>(weight.qweight);
-  std::shared_ptr<void> q_copy;
-  if (*q_device != device) {
-    auto copy = memory::allocate(device, q_bytes);
-    if (!copy.ok()) return copy.status();
-    q_copy = *copy;
-    const Status status = memory::copy(q_copy.get(), device, weight.qweight, *q_device, q_bytes, stream);
-    if (!status.ok()) return status;
-    q = static_cast<const std::uint8_t*>(q_copy.get());
+// What may lie anywhere, on the device.
+class OnCuda {
+ public:
+  static Result<OnCuda> get(const void* tensor, std::size_t bytes, Device device, Stream stream) {
+    OnCuda result;
+    result.data_ = tensor;
+    const auto where = memory::device_of(tensor);
+    if (!where.ok()) return where.status();
+    if (*where != device) {
+      const auto copy = memory::allocate(device, bytes);
+      if (!copy.ok()) return copy.status();
+      result.copy_ = *copy;
+      result.data_ = copy->get();
+      const Status status = memory::copy(copy->get(), device, tensor, *where, bytes, stream);
+      if (!status.ok()) return status;
+    }
+    return result;
   }
-  const auto scales_copy = memory::allocate(device, scales.size() * 2);
-  if (!scales_copy.ok()) return scales_copy.status();
-  Status status = memory::copy(scales_copy->get(), device, scales.data(), Device::cpu(), scales.size() * 2, stream);
-  if (!status.ok()) return status;
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data_);
+  }
+
+ private:
+  const void* data_ = nullptr;
+  std::shared_ptr<void> copy_;
+};
+
+Status pack_on_cuda(const QuantizedWeight& weight, const Numbers& scales, const Numbers& zero_points,
+                    const std::vector<std::int32_t>& order, const PackedHeader& header, void* storage, Device device,
+                    Stream stream) {
+  const packing::Shape shape = shape_of(header);
+  const auto q = OnCuda::get(weight.qweight, static_cast<std::size_t>(weight.n * weight.row_bytes()), device, stream);
+  if (!q.ok()) return q.status();
+  auto* const packed = static_cast<std::uint8_t*>(storage);
+  const std::int32_t* permutation = nullptr;
+  if (header.permutation_bytes > 0) {
+    std::vector<std::int32_t> padded(header.permutation_bytes / sizeof(std::int32_t), 0);
+    std::iota(padded.begin(), padded.begin() + weight.k, 0);
+    std::copy(order.begin(), order.end(), padded.begin());
+    void* const place = packed + header.payload_bytes() - header.permutation_bytes;
+    const Status status = memory::copy(place, device, padded.data(), Device::cpu(), header.permutation_bytes, stream);
+    if (!status.ok()) return status;
+    permutation = static_cast<const std::int32_t*>(place);
+  }
 
   const memory::CurrentDevice current(device);
-  auto* const packed = static_cast<std::uint8_t*>(storage);
-  status = memory::cuda_status(packing::pack_weights_on_device(q, shape, packed, stream.native), "packing weights");
+  Status status =
+      memory::cuda_status(packing::pack_weights_on_device(q->as<std::uint8_t>(), convert::coding_of(weight.type), shape,
+                                                          permutation, packed, stream.native),
+                          "packing weights");
   if (!status.ok()) return status;
-  status = memory::cuda_status(
-      packing::pack_scales_on_device(static_cast<const std::uint16_t*>(scales_copy->get()), shape,
-                                     reinterpret_cast<std::uint16_t*>(packed + shape.weight_bytes()), stream.native),
-      "packing scales");
-  if (!status.ok()) return status;
-  return memory::synchronize(device, stream);
+  std::uint8_t* place = packed + header.weight_bytes;
+  for (const Numbers* numbers : {&scales, &zero_points}) {
+    if (numbers->empty()) continue;
+    const auto source = OnCuda::get(numbers->data(), numbers->size() * 2, device, stream);
+    if (!source.ok()) return source.status();
+    status = memory::cuda_status(packing::pack_scales_on_device(source->as<std::uint16_t>(), shape,
+                                                                reinterpret_cast<std::uint16_t*>(place), stream.native),
+                                 "packing scales");
+    if (!status.ok()) return status;
+    status = memory::synchronize(device, stream);  // before the copy goes
+    if (!status.ok()) return status;
+    place += header.scale_bytes;
+  }
+  return {};
+}
+
+// The kernels' conversion of e4m3 knows no NaN; on the CPU it spoils its row, as the type has it.
+Status check_codes(const QuantizedWeight& weight, Stream stream) {
+  if (weight.type != WeightType::kE4m3) return {};
+  const auto bytes = static_cast<std::size_t>(weight.n * weight.k);
+  const auto q = OnCpu::get(weight.qweight, bytes, stream);
+  if (!q.ok()) return q.status();
+  const auto* codes = static_cast<const std::uint8_t*>(q->data());
+  const auto* found = std::find_if(codes, codes + bytes, [](std::uint8_t code) { return (code & 0x7fu) == 0x7fu; });
+  if (found == codes + bytes) return {};
+  return {StatusCode::kInvalidArgument,
+          fmt::format("qweight[{}, {}] is NaN, which CUDA kernels do not serve; quantise the layer again",
+                      (found - codes) / weight.k, (found - codes) % weight.k)};
 }
 #endif
 
@@ -288,7 +332,9 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
   Status status;
 #if MACHETE_HAS_CUDA
   if (options.device.backend == Backend::kCuda) {
-    status = pack_on_cuda(weight, *scales, shape_of(*header), storage, options.device, options.stream);
+    status = check_codes(weight, options.stream);
+    if (!status.ok()) return status;
+    status = pack_on_cuda(weight, *scales, *zero_points, *order, *header, storage, options.device, options.stream);
   } else {
     status = pack_on_cpu(weight, *scales, *zero_points, *order, *header, storage, options.stream);
   }

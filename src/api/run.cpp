@@ -100,10 +100,10 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
   }
   if (state.device.backend == Backend::kCpu) return {};
   const PackedHeader& header = arguments.weight->header();
-  if (header.permutation_bytes != 0 || (header.tensor_scale != 0 && header.tensor_scale != 1)) {
-    return {StatusCode::kUnsupported,
-            fmt::format("the weight has {}, which no CUDA kernel serves yet; Device::cpu() does",
-                        header.permutation_bytes != 0 ? "groups in an order of their own (g_idx)" : "a tensor_scale")};
+  if (header.permutation_bytes != 0 && !problem.act_order) {
+    return {
+        StatusCode::kIncompatible,
+        "the weight has K in an order of its own (g_idx), for which the plan has no workspace; plan with act_order"};
   }
   for (const Status& status :
        {check_place("a", arguments.a, state.device), check_place("d", arguments.d, state.device)}) {
@@ -123,15 +123,19 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.workspace = workspace;
   if (state.realign) {
     void* realigned = static_cast<std::byte*>(workspace) + state.realigned_offset;
-    const Status status =
-        memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k, realigned, stream.native),
-                            "realigning activations");
+    const Status status = memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k,
+                                                            arguments.weight->permutation(), realigned, stream.native),
+                                              "arranging activations");
     if (!status.ok()) return status;
     launch.a = realigned;
     launch.lda = gemm::aligned_row(problem.k);
   }
   launch.weights = arguments.weight->weights();
   launch.scales = arguments.weight->scales();
+  launch.zero_points = arguments.weight->zero_points();
+  const PackedHeader& header = arguments.weight->header();
+  launch.fractional_zero_points = header.zero_bytes != 0 && header.zero_point_type != DataType::kU8;
+  launch.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   launch.d = arguments.d;
   launch.shape = state.shape;
   launch.m = problem.m;

@@ -46,13 +46,14 @@ constexpr double kDecodeRate = 60;
 constexpr double kPlanesMicroseconds = 0.09;
 constexpr double kDecodeMicroseconds = 4.4;
 
-double weight_bytes(const packing::Shape& shape) {
-  return static_cast<double>(shape.weight_bytes()) + 2.0 * static_cast<double>(shape.scale_count());
+double weight_bytes(const Problem& problem, const packing::Shape& shape) {
+  const double numbers = has_zero_points(problem.w_type) ? 2 : 1;  // of two bytes, a group
+  return static_cast<double>(shape.weight_bytes()) + 2 * numbers * static_cast<double>(shape.scale_count());
 }
 
 Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const Machine& machine) {
   const kernels::Tile& tile = schedule.kernel->tile;
-  const packing::Shape shape = packing::shape_of(problem.n, problem.k, problem.group_size);
+  const packing::Shape shape = shape_of(problem);
   const auto m = static_cast<double>(std::max<std::int64_t>(problem.m, 1));
   const auto n = static_cast<double>(problem.n);
   const auto k = static_cast<double>(problem.k);
@@ -73,8 +74,8 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
 
   const double activation_bytes = 2 * m * k;
   Estimate e;
-  e.memory_us = (weight_bytes(shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6;
-  e.l2_us = (weight_bytes(shape) * m_tiles + 2 * m_tiles * tile.m * k * n_tiles) /
+  e.memory_us = (weight_bytes(problem, shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6;
+  e.l2_us = (weight_bytes(problem, shape) * m_tiles + 2 * m_tiles * tile.m * k * n_tiles) /
             (givers > 0 ? kScatteredL2TbS : machine.l2_tb_s) * 1e-6;
 
   const double atoms = tile.n / 128.0;
@@ -105,13 +106,13 @@ struct WholeRows {
 
 Estimate estimate_batch(const Problem& problem, const Schedule& schedule, const Machine& machine) {
   const kernels::Tile& tile = schedule.kernel->tile;
-  const packing::Shape shape = packing::shape_of(problem.n, problem.k, problem.group_size);
+  const packing::Shape shape = shape_of(problem);
   const WholeRows rows(problem, schedule, machine);
   const double row_tiles = ceil_div(static_cast<double>(problem.n), tile.n);
   const double activation_bytes = 2 * row_tiles * static_cast<double>(problem.m * problem.k);
   Estimate e;
-  e.memory_us = weight_bytes(shape) * rows.share / machine.read_tb_s * 1e-6;
-  e.l2_us = (weight_bytes(shape) + activation_bytes) * rows.share / kBatchL2TbS * 1e-6;
+  e.memory_us = weight_bytes(problem, shape) * rows.share / machine.read_tb_s * 1e-6;
+  e.l2_us = (weight_bytes(problem, shape) + activation_bytes) * rows.share / kBatchL2TbS * 1e-6;
   const double rate = kBatchRate / (1 + kBatchOctet * tile.m / 8 + kBatchSlot * 16 / tile.n);
   e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;
   e.overhead_us = kBatchMicroseconds;
@@ -120,11 +121,11 @@ Estimate estimate_batch(const Problem& problem, const Schedule& schedule, const 
 
 Estimate estimate_decode(const Problem& problem, const Schedule& schedule, const Machine& machine) {
   const kernels::Tile& tile = schedule.kernel->tile;
-  const packing::Shape shape = packing::shape_of(problem.n, problem.k, problem.group_size);
+  const packing::Shape shape = shape_of(problem);
   const WholeRows rows(problem, schedule, machine);
   const double blocks = ceil_div(3.0 * tile.m, 8);
   Estimate e;
-  e.memory_us = weight_bytes(shape) * rows.share / machine.read_tb_s * 1e-6;
+  e.memory_us = weight_bytes(problem, shape) * rows.share / machine.read_tb_s * 1e-6;
   const double strips = tile.n / 16.0;
   const double rate = kDecodeRate / (0.68 + 0.32 * blocks) * (1 - 0.5 / strips);
   e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;

@@ -7,9 +7,14 @@ namespace machete::planner {
 
 std::string Schedule::name() const { return stream_k ? fmt::format("{}_streamk", kernel->name) : kernel->name; }
 
+packing::Shape shape_of(const Problem& problem) {
+  return packing::shape_of(problem.n, problem.k, problem.group_size, bits_of(problem.w_type),
+                           problem.epilogue.activation == Activation::kSwiglu);
+}
+
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {
   if (kernel.refusal == nullptr) return nullptr;
-  return kernel.refusal(packing::shape_of(problem.n, problem.k, problem.group_size), problem.m);
+  return kernel.refusal(shape_of(problem), problem.m);
 }
 
 std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels) {

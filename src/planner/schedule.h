@@ -16,6 +16,9 @@ struct Schedule {
   std::string name() const;
 };
 
+/// The sizes of the problem's packed weight.
+packing::Shape shape_of(const Problem& problem);
+
 /// Why a kernel cannot serve the problem, or null.
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem);
 

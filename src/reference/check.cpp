@@ -63,15 +63,20 @@ Rows load_rows(const Problem& problem, std::int64_t lda, const void* a, std::int
   return rows;
 }
 
+// With the squares of what is rounded: the weight, and by itself what the nearest integer leaves of its zero point.
 Rows load_weights(const QuantizedWeight& weight, std::int64_t first, std::int64_t count) {
-  Rows rows{Matrix(count, weight.k), Matrix()};
+  Rows rows{Matrix(count, weight.k), Matrix(count, weight.k)};
   const WeightReader reader(weight);
   for (std::int64_t n = 0; n < count; ++n) {
     reader.for_each_group(first + n, [&](std::int64_t k, std::int64_t end, double zero, double scale) {
-      for (; k < end; ++k) rows.values(n, k) = scale * (static_cast<double>(reader.value(first + n, k)) - zero);
+      const double fraction = scale * (zero - std::nearbyint(zero));
+      for (; k < end; ++k) {
+        const double value = scale * (static_cast<double>(reader.value(first + n, k)) - zero);
+        rows.values(n, k) = value;
+        rows.squares(n, k) = value * value + fraction * fraction;
+      }
     });
   }
-  rows.squares = rows.values.cwiseAbs2();
   return rows;
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "kernels/convert/u4b8.h"
 #include "kernels/stream/ring_layout.h"
 #include "kernels/stream/row_tiles.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 template <int kWarps_, int kTurnSlots_>
 struct Sizes {
+  using Converter = convert::U4b8;
   static constexpr int kWarps = kWarps_;
   static constexpr int kTurnSlots = kTurnSlots_;
   static constexpr int kStrips = 3;

@@ -36,15 +36,16 @@ const char* name_of_fill(testing::ScaleFill fill) {
 
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   const Problem& p = c.problem;
-  out << "repro: m=" << p.m << " n=" << p.n << " k=" << p.k << " a=" << name_of(p.a_type) << " group=" << p.group_size
-      << " lda=" << lda_of(p) << " ldd=" << ldd_of(p) << " activations=";
+  out << "repro: m=" << p.m << " n=" << p.n << " k=" << p.k << " a=" << name_of(p.a_type) << " w=" << name_of(p.w_type)
+      << " group=" << p.group_size << " lda=" << lda_of(p) << " ldd=" << ldd_of(p) << " activations=";
   if (c.identity_from.has_value()) {
     out << "identity_from_" << *c.identity_from;
   } else {
     out << name_of_fill(c.activations);
   }
-  return out << " scales=" << name_of_fill(c.scales) << " seed=" << c.seed << " weight_seed=" << c.weight_seed
-             << " schedule=" << (c.schedule.empty() ? "(planner's)" : c.schedule);
+  return out << " scales=" << name_of_fill(c.scales) << (c.fractional_zero_points ? " fractional_zero_points" : "")
+             << (p.act_order ? " act_order" : "") << " tensor_scale=" << c.tensor_scale << " seed=" << c.seed
+             << " weight_seed=" << c.weight_seed << " schedule=" << (c.schedule.empty() ? "(planner's)" : c.schedule);
 }
 
 Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size) {

@@ -19,6 +19,8 @@ struct Case {
   testing::ActivationFill activations = testing::ActivationFill::kNormal;
   std::optional<std::int64_t> identity_from = {};  // A is the unit matrix from this row on instead
   testing::ScaleFill scales = testing::ScaleFill::kRandom;
+  bool fractional_zero_points = false;  // of types that have them
+  float tensor_scale = 1;
   std::uint64_t seed = 1;         // of the activations
   std::uint64_t weight_seed = 1;  // of qweight and scales
 };

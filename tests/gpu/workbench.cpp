@@ -27,22 +27,37 @@ void Workbench::prepare_weight(const Case& c) {
   const Problem& p = c.problem;
   std::ostringstream key;
   key << p.n << ' ' << p.k << ' ' << p.group_size << ' ' << static_cast<int>(p.a_type) << ' '
-      << static_cast<int>(c.scales) << ' ' << c.weight_seed;
+      << static_cast<int>(c.scales) << ' ' << c.weight_seed << ' ' << static_cast<int>(p.w_type) << ' '
+      << c.fractional_zero_points << ' ' << p.act_order << ' ' << c.tensor_scale;
   if (key.str() == weight_key_) return;
   weight_key_.clear();
 
   weight_ = QuantizedWeight{};
+  weight_.type = p.w_type;
+  weight_.tensor_scale = c.tensor_scale;
   weight_.n = p.n;
   weight_.k = p.k;
   weight_.group_size = p.group_size;
   weight_.scale_type = p.a_type;
   const std::int64_t groups = weight_.groups();
-  require(qweight_.resize(static_cast<std::size_t>(p.n * ((p.k + 1) / 2))));
+  require(qweight_.resize(static_cast<std::size_t>(p.n * weight_.row_bytes())));
   require(scales_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(p.a_type)));
   weight_.qweight = qweight_.data();
   weight_.scales = scales_.data();
-  require(testing::fill_qweight(qweight_.data(), p.n, p.k, c.weight_seed, stream_));
+  require(testing::fill_qweight(p.w_type, qweight_.data(), p.n, p.k, c.weight_seed, stream_));
   require(testing::fill_scales(p.a_type, scales_.data(), groups, p.n, c.scales, c.weight_seed, stream_));
+  if (has_zero_points(p.w_type)) {
+    weight_.zero_point_type = c.fractional_zero_points ? p.a_type : DataType::kU8;
+    require(zero_points_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(weight_.zero_point_type)));
+    weight_.zero_points = zero_points_.data();
+    require(testing::fill_zero_points(weight_.zero_point_type, bits_of(p.w_type), zero_points_.data(), groups, p.n,
+                                      c.weight_seed, stream_));
+  }
+  if (p.act_order) {
+    require(g_idx_.resize(static_cast<std::size_t>(p.k) * sizeof(std::int32_t)));
+    require(testing::fill_g_idx(g_idx_.data(), p.k, p.group_size, stream_));
+    weight_.g_idx = static_cast<const std::int32_t*>(g_idx_.data());
+  }
 
   const PackedHeader header = require(packed_header(weight_, p.a_type));
   require(packed_.resize(header.payload_bytes()));
@@ -124,9 +139,9 @@ testing::DeviceErrorReport Workbench::check_output(const Case& c, Check check) {
 }
 
 ::testing::AssertionResult Workbench::guards_intact() const {
-  const std::pair<const char*, const DeviceBuffer*> buffers[] = {{"A", &a_},           {"qweight", &qweight_},
-                                                                 {"scales", &scales_}, {"the packed weight", &packed_},
-                                                                 {"D", &d_},           {"the workspace", &workspace_}};
+  const std::pair<const char*, const DeviceBuffer*> buffers[] = {
+      {"A", &a_},         {"qweight", &qweight_},          {"scales", &scales_}, {"zero_points", &zero_points_},
+      {"g_idx", &g_idx_}, {"the packed weight", &packed_}, {"D", &d_},           {"the workspace", &workspace_}};
   for (const auto& [name, buffer] : buffers) {
     if (!require(buffer->guards_intact())) {
       return ::testing::AssertionFailure() << "something was written outside of " << name;

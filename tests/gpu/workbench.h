@@ -69,6 +69,8 @@ class Workbench {
   testing::DeviceBuffer a_{testing::DeviceBuffer::Guard::kZones};
   testing::DeviceBuffer qweight_{testing::DeviceBuffer::Guard::kZones};
   testing::DeviceBuffer scales_{testing::DeviceBuffer::Guard::kZones};
+  testing::DeviceBuffer zero_points_{testing::DeviceBuffer::Guard::kZones};
+  testing::DeviceBuffer g_idx_{testing::DeviceBuffer::Guard::kZones};
   testing::DeviceBuffer packed_{testing::DeviceBuffer::Guard::kZones};
   testing::DeviceBuffer d_{testing::DeviceBuffer::Guard::kZones};
   testing::DeviceBuffer workspace_{testing::DeviceBuffer::Guard::kZones};
