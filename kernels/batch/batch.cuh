@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDependencyMet);
   ring.fill(p.early_slots);
   if (p.timeline.moments != nullptr) {
-    if (first < end) ring.wait();
+    if (cursor.row_tile < end) ring.wait();  // a warp may have no slot at all
     if (threadIdx.x == 0) p.timeline.mark(kernels::kActivationsThere);
   }
 

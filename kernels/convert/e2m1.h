@@ -4,23 +4,19 @@
 
 #include <cstdint>
 
+#include "kernels/convert/pairs.h"
 #include "kernels/convert/words.h"
-
-#if defined(__CUDACC__)
-#include "kernels/convert/pairs.cuh"
-#endif
 
 namespace machete::convert {
 
 struct E2m1 : WithoutZeroPoints {
   static constexpr int kBits = 4;
 
-#if defined(__CUDACC__)
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each. As E4m3's.
   template <class Element>
-  __device__ static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
     const std::uint32_t word = words.word[step];
-#pragma unroll
+    CUTE_UNROLL
     for (int j = 0; j < 4; ++j) {
       const std::uint32_t sign = word << (12 - 4 * j);
       if constexpr (kIsBf16<Element>) {
@@ -34,8 +30,9 @@ struct E2m1 : WithoutZeroPoints {
   }
 
  private:
-  __device__ static std::uint32_t shift_left(std::uint32_t word, int by) { return by >= 0 ? word << by : word >> -by; }
-#endif
+  CUTE_HOST_DEVICE static std::uint32_t shift_left(std::uint32_t word, int by) {
+    return by >= 0 ? word << by : word >> -by;
+  }
 };
 
 }  // namespace machete::convert

@@ -10,7 +10,6 @@ struct U4 {
   static constexpr int kBits = 4;
   static constexpr bool kZeroPoints = true;
 
-#if defined(__CUDACC__)
   /// What decode() subtracts in the lane's two rows (U4b8::decode_less), and the fractions that integers leave.
   template <class Element>
   struct Zeros {
@@ -21,7 +20,7 @@ struct U4 {
 
   /// From the pair of zero points. Adding 128 (1024 in fp16) rounds to an integer, and what that leaves is exact.
   template <class Element>
-  __device__ static Zeros<Element> zeros(std::uint32_t pair) {
+  CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
     constexpr std::uint32_t kOrigin = kIsBf16<Element> ? 0x43004300u : 0x64006400u;
     const std::uint32_t shifted = add<Element>(pair, kOrigin);
     const std::uint32_t lower = kIsBf16<Element> ? shifted : subtract<Element>(0x63806380u, shifted);  // 960
@@ -30,10 +29,10 @@ struct U4 {
 
   /// As U4b8's, q - zero point exactly, of zero points without their fractions.
   template <class Element>
-  __device__ static void decode(const Words<4>& words, int step, const Zeros<Element>& zeros, std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, const Zeros<Element>& zeros,
+                                      std::uint32_t (&a)[4]) {
     U4b8::decode_less<Element>(words.word[step], zeros.upper, zeros.lower, a);
   }
-#endif
 };
 
 }  // namespace machete::convert

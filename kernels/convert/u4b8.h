@@ -5,11 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/convert/pairs.h"
 #include "kernels/convert/words.h"
-
-#if defined(__CUDACC__)
-#include "kernels/convert/pairs.cuh"
-#endif
 
 namespace machete::convert {
 
@@ -18,10 +15,9 @@ struct U4b8 : WithoutZeroPoints {
 
   static constexpr int value(std::uint8_t stored) { return static_cast<int>(stored ^ 8u) - 8; }
 
-#if defined(__CUDACC__)
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 8 exactly, two values each.
   template <class Element>
-  __device__ static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
     if constexpr (kIsBf16<Element>) {
       decode_less<Element>(words.word[step], 0x43084308u, 0x43084308u, a);  // - 136
     } else {
@@ -38,16 +34,16 @@ struct U4b8 : WithoutZeroPoints {
   /// bf16: upper is 128 + the upper row's number, lower the same of the lower row, 8 below. fp16: upper is 1024 + the
   /// number, lower is -64 - the number.
   template <class Element>
-  __device__ static void decode_less(std::uint32_t word, std::uint32_t upper, std::uint32_t lower,
-                                     std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode_less(std::uint32_t word, std::uint32_t upper, std::uint32_t lower,
+                                           std::uint32_t (&a)[4]) {
     if constexpr (kIsBf16<Element>) {
-#pragma unroll
+      CUTE_UNROLL
       for (int j = 0; j < 4; ++j) {
         const std::uint32_t biased = mask_xor<0x000F000Fu, 0x43084308u>(word >> (4 * j));  // 128 + q
         a[j] = subtract<Element>(biased, j % 2 == 0 ? upper : lower);
       }
     } else {
-#pragma unroll
+      CUTE_UNROLL
       for (int j = 0; j < 4; j += 2) {
         const std::uint32_t low = mask_xor<0x000F000Fu, 0x64086408u>(word >> (4 * j));   // 1024 + q
         const std::uint32_t high = mask_xor<0x00F000F0u, 0x64806480u>(word >> (4 * j));  // 1024 + 16 q
@@ -60,9 +56,8 @@ struct U4b8 : WithoutZeroPoints {
   /// The two operand registers of an 8-bit integer MMA that a word holds: 16 (q - 8) of four k's, of the lane's upper
   /// row and of the one 8 below. The factor is the caller's to undo.
   static constexpr int kIntegerBits = 4;  // of the factor
-  __device__ static std::uint32_t upper_row(std::uint32_t word) { return (word << 4) & 0xf0f0f0f0u; }
-  __device__ static std::uint32_t lower_row(std::uint32_t word) { return word & 0xf0f0f0f0u; }
-#endif
+  CUTE_HOST_DEVICE static std::uint32_t upper_row(std::uint32_t word) { return (word << 4) & 0xf0f0f0f0u; }
+  CUTE_HOST_DEVICE static std::uint32_t lower_row(std::uint32_t word) { return word & 0xf0f0f0f0u; }
 };
 
 }  // namespace machete::convert

@@ -10,7 +10,6 @@ struct U8 {
   static constexpr int kBits = 8;
   static constexpr bool kZeroPoints = true;
 
-#if defined(__CUDACC__)
   /// What decode() subtracts in the lane's two rows, and the fractions that integers leave.
   template <class Element>
   struct Zeros {
@@ -19,7 +18,7 @@ struct U8 {
   };
 
   template <class Element>
-  __device__ static Zeros<Element> zeros(std::uint32_t pair) {
+  CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
     // In fp32, since bf16 has no integers above 256 but even ones.
     const float zero[2] = {low_float<Element>(pair), high_float<Element>(pair)};
     const float whole[2] = {rintf(zero[0]), rintf(zero[1])};
@@ -30,9 +29,10 @@ struct U8 {
 
   /// As U8b128's, q - zero point exactly, of zero points without their fractions.
   template <class Element>
-  __device__ static void decode(const Words<8>& words, int step, const Zeros<Element>& zeros, std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, const Zeros<Element>& zeros,
+                                      std::uint32_t (&a)[4]) {
     const int first = step / 2 * 4 + step % 2;
-#pragma unroll
+    CUTE_UNROLL
     for (int row = 0; row < 2; ++row) {
       const std::uint32_t word = words.word[first + row * 2];
       a[row] = subtract<Element>(minuend<Element, 0>(word), zeros.row[row]);
@@ -42,14 +42,13 @@ struct U8 {
 
  private:
   template <class Element, int kHalf>
-  __device__ static std::uint32_t minuend(std::uint32_t word) {
+  CUTE_HOST_DEVICE static std::uint32_t minuend(std::uint32_t word) {
     if constexpr (kIsBf16<Element>) {
       return U8b128::decode_pair<Element, kHalf>(word);
     } else {
       return U8b128::above_1024<kHalf>(word);
     }
   }
-#endif
 };
 
 }  // namespace machete::convert

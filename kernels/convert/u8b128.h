@@ -4,23 +4,19 @@
 
 #include <cstdint>
 
+#include "kernels/convert/pairs.h"
 #include "kernels/convert/words.h"
-
-#if defined(__CUDACC__)
-#include "kernels/convert/pairs.cuh"
-#endif
 
 namespace machete::convert {
 
 struct U8b128 : WithoutZeroPoints {
   static constexpr int kBits = 8;
 
-#if defined(__CUDACC__)
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 128 exactly, two values each.
   template <class Element>
-  __device__ static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
+  CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
     const int first = step / 2 * 4 + step % 2;
-#pragma unroll
+    CUTE_UNROLL
     for (int row = 0; row < 2; ++row) {
       const std::uint32_t word = words.word[first + row * 2];
       a[row] = decode_pair<Element, 0>(word);
@@ -31,9 +27,9 @@ struct U8b128 : WithoutZeroPoints {
   /// Two neighbouring bytes. In fp16, the byte with its bias undone lies under 1024. A bf16 has room for seven bits:
   /// those under 128 less 128, or less 256 where the sign is set, which is the sign or-ed into 128's exponent.
   template <class Element, int kHalf>
-  __device__ static std::uint32_t decode_pair(std::uint32_t word) {
+  CUTE_HOST_DEVICE static std::uint32_t decode_pair(std::uint32_t word) {
     if constexpr (kIsBf16<Element>) {
-      const std::uint32_t bytes = __byte_perm(word, 0, kHalf == 0 ? 0x4140 : 0x4342);
+      const std::uint32_t bytes = permute_bytes<(kHalf == 0 ? 0x4140 : 0x4342)>(word, 0);
       return subtract<Element>(mask_or<0x007F007Fu>(bytes, 0x43004300u), mask_or<0x00800080u>(bytes, 0x43004300u));
     } else {
       return subtract<Element>(above_1024<kHalf>(word), 0x64806480u);  // - 1152
@@ -42,10 +38,9 @@ struct U8b128 : WithoutZeroPoints {
 
   /// 1024 + q, in fp16.
   template <int kHalf>
-  __device__ static std::uint32_t above_1024(std::uint32_t word) {
-    return __byte_perm(word ^ 0x80808080u, 0x64646464u, kHalf == 0 ? 0x4140 : 0x4342);
+  CUTE_HOST_DEVICE static std::uint32_t above_1024(std::uint32_t word) {
+    return permute_bytes<(kHalf == 0 ? 0x4140 : 0x4342)>(word ^ 0x80808080u, 0x64646464u);
   }
-#endif
 };
 
 }  // namespace machete::convert

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cute/config.hpp>
 
 namespace machete::convert {
 
@@ -10,20 +11,19 @@ template <int kBits>
 struct Words {
   std::uint32_t word[kBits];
 
-#if defined(__CUDACC__)
-  __device__ static Words load(const std::uint8_t* tile, int lane) {
+  CUTE_HOST_DEVICE static Words load(const std::uint8_t* tile, int lane) {
+    struct alignas(16) Part {
+      std::uint32_t word[4];
+    };
     Words words;
-#pragma unroll
+    CUTE_UNROLL
     for (int i = 0; i < kBits / 4; ++i) {
-      const uint4 part = reinterpret_cast<const uint4*>(tile)[i * 32 + lane];
-      words.word[i * 4] = part.x;
-      words.word[i * 4 + 1] = part.y;
-      words.word[i * 4 + 2] = part.z;
-      words.word[i * 4 + 3] = part.w;
+      const Part part = reinterpret_cast<const Part*>(tile)[i * 32 + lane];
+      CUTE_UNROLL
+      for (int j = 0; j < 4; ++j) words.word[i * 4 + j] = part.word[j];
     }
     return words;
   }
-#endif
 };
 
 /// Of types whose zero point is implied.

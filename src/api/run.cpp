@@ -121,11 +121,12 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.a = arguments.a;
   launch.lda = problem.lda;
   launch.workspace = workspace;
-  if (state.realign) {
+  const std::int32_t* permutation = arguments.weight->permutation();
+  if (permutation != nullptr || (state.realign && problem.lda % 8 != 0)) {
     void* realigned = static_cast<std::byte*>(workspace) + state.realigned_offset;
-    const Status status = memory::cuda_status(gemm::realign(arguments.a, problem.lda, problem.m, problem.k,
-                                                            arguments.weight->permutation(), realigned, stream.native),
-                                              "arranging activations");
+    const Status status = memory::cuda_status(
+        gemm::realign(arguments.a, problem.lda, problem.m, problem.k, permutation, realigned, stream.native),
+        "arranging activations");
     if (!status.ok()) return status;
     launch.a = realigned;
     launch.lda = gemm::aligned_row(problem.k);
