@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/epilogue/operands.h"
 #include "kernels/prepack/shape.h"
 #include "machete/types.h"
 
@@ -30,7 +31,9 @@ struct Launch {
   const void* zero_points;      // packed; null for types without
   bool fractional_zero_points;  // not all are integers
   float tensor_scale;           // of the whole weight
-  void* d;                      // [M, N] of the activation type, rows ldd apart
+  void* d;                      // [M, columns] of d_type, rows ldd apart
+  DataType d_type;              // the activation type, or f32
+  epilogue::Operands epilogue;
   packing::Shape shape;
   std::int64_t m;
   std::int64_t lda;
@@ -53,6 +56,7 @@ struct Kernel {
   bool stream_k;      // can share tiles among CTAs
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // lda must be a multiple of 8
+  bool epilogues;     // serves the named ones, and outputs of f32
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;
   int (*shared_memory)(const packing::Shape&);                         // bytes a CTA

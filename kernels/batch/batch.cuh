@@ -68,15 +68,23 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
     for (int i = static_cast<int>(threadIdx.x); i < items; i += Config::kThreads) {
       const int token = i / kPerToken;
       const int feature = i % kPerToken * 4;
-      float4 sum = {0, 0, 0, 0};
+      const auto sum_of = [&](int feature) {
+        float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int w = 0; w < Config::kWarps; ++w) {
-        const int from = (first_warp + w) % Config::kWarps;
-        const float4 v =
-            *reinterpret_cast<const float4*>(partial + (from * kTokens + token) * Config::kPitch + feature);
-        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+        for (int w = 0; w < Config::kWarps; ++w) {
+          const int from = (first_warp + w) % Config::kWarps;
+          const float4 v =
+              *reinterpret_cast<const float4*>(partial + (from * kTokens + token) * Config::kPitch + feature);
+          sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+        }
+        return sum;
+      };
+      float4 up = {0, 0, 0, 0};
+      if (store.swiglu()) {
+        if (feature % 16 >= 8) continue;  // goes with the gate
+        up = sum_of(feature + 8);
       }
-      store(first + token, row_tile * Config::kRows + feature, sum);
+      store(first + token, row_tile * Config::kRows + feature, sum_of(feature), up);
     }
   }
 }

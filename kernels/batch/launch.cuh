@@ -3,6 +3,7 @@
 /// The host side of one compiled batch kernel.
 
 #include "kernels/batch/batch.cuh"
+#include "kernels/epilogue/store_of.h"
 #include "kernels/kernel.h"
 #include "kernels/launch.h"
 #include "kernels/tensor_map.h"
@@ -46,9 +47,8 @@ int launch(const kernels::Launch& launch, void* stream) {
   }
   params.fractional_zero_points = launch.fractional_zero_points;
   params.shared = shared_layout<Config>(shape, launch.m);
-  params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.n, Config::kRows), launch.sms);
-  params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m), static_cast<int>(shape.n),
-                  launch.tensor_scale};
+  params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.packed_rows(), Config::kRows), launch.sms);
+  params.store = kernels::store_of<Element>(launch);
   params.slots_of_k = kernels::ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
   params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
                                            params.shared.ring.slots);
@@ -68,6 +68,7 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.ctas_per_sm = 1;
   kernel.may_overlap = true;
   kernel.aligned_rows = true;
+  kernel.epilogues = true;
   kernel.order = Config::kWarps;
   kernel.function = reinterpret_cast<const void*>(&batch<Config>);
   kernel.shared_memory = &shared_memory<Config>;

@@ -6,13 +6,17 @@
 #include <cute/arch/copy_sm90.hpp>
 #include <cute/tensor.hpp>
 
+#include "kernels/epilogue/store.cuh"
+#include "kernels/epilogue/visitors.cuh"
+
 namespace machete::epilogue {
 
 using namespace cute;  // NOLINT(google-build-using-namespace)
 
-/// The way of a warpgroup's accumulators to D: rounded in registers, where a lane holds two rows (features) of two
-/// tokens; turned by stmatrix, through shared memory laid out [token][64 features], 16 bytes that a token's low bits
-/// permute against bank conflicts; then out in 16 bytes a lane, 128 of a token.
+/// The way of a warpgroup's accumulators to D: through the epilogue and rounded in registers, where a lane holds two
+/// rows (features) of two tokens; turned by stmatrix, through shared memory laid out [token][64 features], 16 bytes
+/// that a token's low bits permute against bank conflicts; then out in 16 bytes a lane, 128 of a token. Floats go from
+/// registers to D, eight neighbours of a token at a time.
 ///
 /// Each warpgroup goes its own way, so that one may store while the other still multiplies.
 template <class Config>
@@ -20,43 +24,101 @@ struct Staging {
   using Element = typename Config::Element;
   static constexpr int kTokens = Config::kStagingTokens;
   static_assert(kTokens == 16, "one stmatrix a warp");
+  using LaneOfTile = Lane<Config::kAtoms, Config::kWarpgroups * 64>;
+  using Values = Fragment<LaneOfTile>;
 
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
-  int lane;      // of the warpgroup
-  float factor;  // of every sum: the weight's tensor scale
+  int lane;  // of the warpgroup
 
-  /// Calls sink(token of the tile, feature of the tile, eight features) for tokens [0, tokens).
-  template <class Accumulators, class Sink>
-  __device__ void drain(const Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1) */, int tokens, Sink sink) const {
+  /// What the lane holds of the tile whose first row and token these are.
+  __device__ LaneOfTile lane_of(const Store<Element>& store, int first_row, int first_token) const {
+    return {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2, store.m, store.n,
+            store.swiglu()};
+  }
+
+  /// Stores the tokens of the tile that there are, rounded sums as they are: unrolled, since registers have no index.
+  template <class Accumulators>
+  __device__ void drain(const Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1) */, const Store<Element>& store,
+                        int first_row, int first_token) const {
 #pragma unroll
-    for (int first = 0; first < Config::kTileM; first += kTokens) {
-      if (first >= tokens) break;
-#pragma unroll
-      for (int atom = 0; atom < Config::kAtoms; ++atom) {
-        Element* buffer = buffers[(first / kTokens * Config::kAtoms + atom) % 2];
-        write(buffer, accumulators, first, atom);
-        // Of two buffers in turn, the one written next was read before this barrier.
-        cutlass::arch::NamedBarrier::sync(128, warpgroup);
-        const int token = lane / 8;
-        const auto* row = reinterpret_cast<const uint4*>(buffer);
-        sink(first + token, (atom * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8,
-             row[token * 8 + (lane % 8 ^ token % 8)]);
-      }
+    for (int step = 0; step < kSteps; ++step) {
+      if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
+      leave(sums_of(accumulators, step, store.factor), store, first_row, first_token, step);
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
+  /// The same through the visitors of a tree, whose code is too long to be there more than once.
+  template <class Accumulators, class Callbacks>
+  __device__ void drain_through(Callbacks callbacks, const LaneOfTile& place, const Accumulators& accumulators,
+                                const Store<Element>& store, int first_row, int first_token) const {
+    callbacks.begin();
+#pragma unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      const int atom = step % Config::kAtoms;
+      const int chunk = step / Config::kAtoms;
+      if (first_token + chunk * kTokens >= store.m) break;
+      callbacks.begin_loop(atom, chunk);
+      const Values values = callbacks.visit(select<0, kSteps>(accumulators, step, store.factor), 0, atom, chunk);
+      callbacks.end_loop(atom, chunk);
+      if (store.floats) {
+        write_floats(values, place, store, atom, chunk);
+      } else {
+        leave(values, store, first_row, first_token, step);
+      }
+    }
+    callbacks.end();
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);
+  }
+
  private:
+  static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
+
   template <class Accumulators>
-  __device__ void write(Element* buffer, const Accumulators& accumulators, int first, int atom) const {
+  __device__ static Values sums_of(const Accumulators& accumulators, int step, float factor) {
+    Values values;
+#pragma unroll
+    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+      values[f] = factor * accumulators(make_coord(f % 2, LaneOfTile::half(f), step / Config::kAtoms * 2 + f / 4),
+                                        step % Config::kAtoms, _0{});
+    }
+    return values;
+  }
+
+  /// Those of a step that the compiler does not know, by halves.
+  template <int kFirst, int kCount, class Accumulators>
+  __device__ static Values select(const Accumulators& accumulators, int step, float factor) {
+    if constexpr (kCount == 1) {
+      return sums_of(accumulators, kFirst, factor);
+    } else {
+      constexpr int kHalf = kCount / 2;
+      if (step < kFirst + kHalf) return select<kFirst, kHalf>(accumulators, step, factor);
+      return select<kFirst + kHalf, kCount - kHalf>(accumulators, step, factor);
+    }
+  }
+
+  /// Rounded, through a buffer, to D.
+  __device__ void leave(const Values& values, const Store<Element>& store, int first_row, int first_token,
+                        int step) const {
+    Element* buffer = buffers[step % 2];
+    write(buffer, values);
+    // Of two buffers in turn, the one written next was read before this barrier.
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);
+    const int token = lane / 8;
+    const auto* row = reinterpret_cast<const uint4*>(buffer);
+    store(first_token + step / Config::kAtoms * kTokens + token,
+          first_row + (step % Config::kAtoms * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8,
+          row[token * 8 + (lane % 8 ^ token % 8)]);
+  }
+
+  __device__ void write(Element* buffer, const Values& values) const {
     std::uint32_t matrix[4];  // 8 tokens x 8 features each: (octet of tokens, half of the strip)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int octet = first / 8 + i / 2;
       cutlass::Array<float, 2> pair;
-      pair[0] = accumulators(make_coord(_0{}, i % 2, octet), atom, _0{}) * factor;
-      pair[1] = accumulators(make_coord(_1{}, i % 2, octet), atom, _0{}) * factor;
+      pair[0] = values[i * 2];
+      pair[1] = values[i * 2 + 1];
       const auto rounded = cutlass::NumericArrayConverter<Element, float, 2>::convert(pair);
       matrix[i] = reinterpret_cast<const std::uint32_t&>(rounded);
     }
@@ -66,6 +128,16 @@ struct Staging {
     const int chunk = lane / 32 * 2 + l / 8 % 2;
     auto& row = reinterpret_cast<uint128_t*>(buffer)[token * 8 + (chunk ^ token % 8)];
     SM90_U16x8_STSM_T::copy(matrix[0], matrix[1], matrix[2], matrix[3], row);
+  }
+
+  __device__ static void write_floats(const Values& values, const LaneOfTile& place, const Store<Element>& store,
+                                      int atom, int chunk) {
+#pragma unroll
+    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+      const int token = place.token_of(f, chunk);
+      const int column = place.column(LaneOfTile::half(f), atom);
+      if (token < store.m && column >= 0) static_cast<float*>(store.d)[token * store.ldd + column] = values[f];
+    }
   }
 };
 

@@ -5,45 +5,95 @@
 
 #include <cstdint>
 
+#include "kernels/epilogue/activation.cuh"
+#include "kernels/epilogue/operands.h"
+
 namespace machete::epilogue {
 
-/// Writes neighbouring output features of one token, those inside the problem.
+/// Writes neighbouring output features of one token, those inside the problem. Rows are those of the packed weight.
 template <class Element>
 struct Store {
-  Element* d;  // [M, N], rows ldd apart
+  void* d;  // [M, columns] of Element, or of floats; rows ldd apart
   std::int64_t ldd;
   int m;
   int n;
   float factor;  // of every sum: the weight's tensor scale
+  bool floats;
+  bool plain;  // nothing but the factor
+  Operands operands;
 
-  /// Eight features, rounded already.
-  __device__ void operator()(int token, int feature, uint4 rounded) const {
-    if (token >= m || feature >= n) return;
-    Element* out = d + token * ldd + feature;
-    if (ldd % 8 == 0 && feature + 8 <= n) {  // d is 16-byte aligned, feature a multiple of 8
+  __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
+  __device__ int columns() const { return swiglu() ? n / 2 : n; }
+
+  /// Eight rows, through their epilogue and rounded already. After swiglu every second eight hold nothing.
+  __device__ void operator()(int token, int row, uint4 rounded) const {
+    if (swiglu()) {
+      if (row % 16 != 0) return;
+      row /= 2;
+    }
+    if (token >= m || row >= columns()) return;
+    Element* out = static_cast<Element*>(d) + token * ldd + row;
+    if (ldd % 8 == 0 && row + 8 <= columns()) {  // d is 16-byte aligned, row a multiple of 8
       *reinterpret_cast<uint4*>(out) = rounded;
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if (feature + i < n) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
+        if (row + i < columns()) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
       }
     }
   }
 
-  /// Four sums, rounded here, once.
-  __device__ void operator()(int token, int feature, float4 v) const {
-    if (token >= m || feature >= n) return;
-    Element* out = d + token * ldd + feature;
-    const Element rounded[4] = {Element(v.x * factor), Element(v.y * factor), Element(v.z * factor),
-                                Element(v.w * factor)};
-    if (ldd % 4 == 0 && feature + 4 <= n) {  // d is 16-byte aligned, feature a multiple of 4
+  /// Four sums, through their epilogue and rounded here, once; `up` are those eight rows further on, for swiglu.
+  __device__ void operator()(int token, int row, float4 sum, float4 up) const {
+    if (token >= m) return;
+    if (!plain || floats) {
+      finish_each(token, row, sum, up);
+      return;
+    }
+    if (row >= n) return;
+    Element* out = static_cast<Element*>(d) + token * ldd + row;
+    const Element rounded[4] = {Element(sum.x * factor), Element(sum.y * factor), Element(sum.z * factor),
+                                Element(sum.w * factor)};
+    if (ldd % 4 == 0 && row + 4 <= n) {  // d is 16-byte aligned, row a multiple of 4
       *reinterpret_cast<uint2*>(out) = *reinterpret_cast<const uint2*>(rounded);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        if (feature + i < n) out[i] = rounded[i];
+        if (row + i < n) out[i] = rounded[i];
       }
     }
+  }
+
+ private:
+  // One after the other, since decode kernels must be small.
+  __device__ void finish_each(int token, int row, float4 sum, float4 up) const {
+    const int first = swiglu() ? row / 16 * 8 + row % 8 : row;
+#pragma unroll 1
+    for (int i = 0; i < 4; ++i) {
+      if (first + i >= columns()) return;
+      const float y = finish(token, first + i, element(sum, i) * factor, element(up, i) * factor);
+      const std::int64_t at = token * ldd + first + i;
+      if (floats) {
+        static_cast<float*>(d)[at] = y;
+      } else {
+        static_cast<Element*>(d)[at] = Element(y);
+      }
+    }
+  }
+  __device__ static float element(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
+
+  /// The named steps, as the tree of visitors.cuh takes them.
+  __device__ float finish(int token, int column, float x, float up) const {
+    float y = activate(operands.activation, scaled(token, column, x));
+    if (swiglu()) y *= scaled(token, columns() + column, up);
+    if (operands.residual == nullptr) return y;
+    return y + static_cast<float>(static_cast<const Element*>(operands.residual)[token * operands.ldc + column]);
+  }
+  __device__ float scaled(int token, int channel, float x) const {
+    if (operands.token_scale != nullptr) x *= operands.token_scale[token];
+    if (operands.channel_scale != nullptr) x *= operands.channel_scale[channel];
+    if (operands.bias != nullptr) x += static_cast<float>(static_cast<const Element*>(operands.bias)[channel]);
+    return x;
   }
 };
 

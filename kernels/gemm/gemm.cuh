@@ -28,9 +28,14 @@
 
 namespace machete::gemm {
 
+/// What happens to the sums: a tree of visitors (kernels/epilogue), of which the usual one has the named steps.
 template <class Config>
+using DefaultTree = typename epilogue::NamedTree<typename Config::Element>::Tree;
+
+template <class Config, class Tree = DefaultTree<Config>>
 struct Params {
   TensorMaps maps;
+  typename Tree::Params tree;
   epilogue::Store<typename Config::Element> store;
   Exchange<Config> exchange;
   Raster raster;
@@ -42,8 +47,8 @@ struct Params {
 };
 
 /// The producer warp: the operands of every tile of the walk.
-template <class Config>
-__device__ void produce(const Params<Config>& params, typename Config::SharedStorage& shared) {
+template <class Config, class Tree>
+__device__ void produce(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   cute::prefetch_tma_descriptor(&params.maps.weights);
   cute::prefetch_tma_descriptor(&params.maps.activations);
@@ -59,15 +64,15 @@ __device__ void produce(const Params<Config>& params, typename Config::SharedSto
 }
 
 /// A consumer warpgroup: multiply, share, store.
-template <bool kFine, bool kFractional, class Config>
-__device__ void consume(const Params<Config>& params, typename Config::SharedStorage& shared) {
+template <bool kFine, bool kFractional, class Config, class Tree>
+__device__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
   const int lane = thread % 128;
   Consumer<Config> consumer{shared, params.groups, thread, {}, {}};
   consumer.template start<kFine>();
-  const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane, params.store.factor};
+  const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
   Tensor accumulators = partition_fragment_C(typename Config::Mma{},
                                              Shape<Int<Config::kTileN>, Int<Config::kTileM>>{});  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
@@ -80,16 +85,21 @@ __device__ void consume(const Params<Config>& params, typename Config::SharedSto
     }
     params.exchange.take(walk.first_giver(), blockIdx.x, thread / 32, thread % 32, accumulators);
     const WorkTile tile = params.raster(walk.tile());
-    const int first = tile.m * Config::kTileM;
-    staging.drain(accumulators, params.store.m - first, [&](int token, int feature, uint4 features) {
-      params.store(first + token, tile.n * Config::kTileN + feature, features);
-    });
+    const int first_row = tile.n * Config::kTileN;
+    const int first_token = tile.m * Config::kTileM;
+    if (params.store.plain && !params.store.floats) {
+      staging.drain(accumulators, params.store, first_row, first_token);
+    } else {
+      const auto place = staging.lane_of(params.store, first_row, first_token);
+      staging.drain_through(epilogue::callbacks_of(Tree(params.tree, {}), place), place, accumulators, params.store,
+                            first_row, first_token);
+    }
   }
   if (thread == 0) params.timeline.mark(kernels::kDone);
 }
 
-template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constant__ Params<Config> params) {
+template <class Config, class Tree = DefaultTree<Config>>
+__global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constant__ Params<Config, Tree> params) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);
   const int warp = cutlass::canonical_warp_idx_sync();

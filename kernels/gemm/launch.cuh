@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/epilogue/store_of.h"
 #include "kernels/gemm/gemm.cuh"
 #include "kernels/kernel.h"
 #include "kernels/launch.h"
@@ -18,7 +19,7 @@ int prepare() {
 
 template <class Config>
 Shares shares(const packing::Shape& shape, std::int64_t m, int sms, bool stream_k) {
-  const int tiles = kernels::ceil_div(shape.n, Config::kTileN) * kernels::ceil_div(m, Config::kTileM);
+  const int tiles = kernels::ceil_div(shape.packed_rows(), Config::kTileN) * kernels::ceil_div(m, Config::kTileM);
   return shares_of(tiles, kernels::ceil_div(shape.k, Config::kTilesPerStep * layout::kTileK), sms, stream_k);
 }
 
@@ -35,9 +36,11 @@ int launch(const kernels::Launch& launch, void* stream) {
     return cudaErrorInvalidValue;
   }
   params.fractional_zero_points = launch.fractional_zero_points;
-  params.store = {static_cast<Element*>(launch.d), launch.ldd, static_cast<int>(launch.m),
-                  static_cast<int>(launch.shape.n), launch.tensor_scale};
-  params.raster = {kernels::ceil_div(launch.shape.n, Config::kTileN), kernels::ceil_div(launch.m, Config::kTileM)};
+  params.store = kernels::store_of<Element>(launch);
+  params.tree = DefaultTree<Config>::to_underlying_arguments(
+      0, epilogue::NamedTree<Element>::arguments(launch.epilogue), nullptr);
+  params.raster = {kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN),
+                   kernels::ceil_div(launch.m, Config::kTileM)};
   params.shares = shares<Config>(launch.shape, launch.m, launch.sms, launch.stream_k);
   params.exchange = Exchange<Config>::in(launch.workspace, params.shares.ctas);
   params.overlap = launch.overlap;
@@ -74,6 +77,7 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   // Larger tiles gained nothing.
   kernel.may_overlap = Config::kTileM <= 64;
   kernel.aligned_rows = true;
+  kernel.epilogues = true;
   kernel.function = reinterpret_cast<const void*>(&gemm<Config>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal;

@@ -35,7 +35,8 @@ struct Shape {
     const std::int64_t pair = p / 16 * 8 + p % 8;
     return pair >= n / 2 ? n : pair + (p % 16 < 8 ? 0 : n / 2);
   }
-  constexpr std::int64_t row_bytes() const { return (k * bits + 7) / 8; }  // of the canonical form
+  constexpr std::int64_t packed_rows() const { return swiglu ? (n / 2 + 7) / 8 * 16 : n; }  // without padding to 64
+  constexpr std::int64_t row_bytes() const { return (k * bits + 7) / 8; }                   // of the canonical form
   constexpr std::int64_t weight_bytes() const { return n_padded * k_padded * bits / 8; }
   constexpr std::int64_t scale_count() const { return n_padded * packed_groups; }
 };
@@ -48,7 +49,7 @@ constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size
   s.n = n;
   s.k = k;
   s.group_size = group_size;
-  s.n_padded = ((swiglu ? (n / 2 + 7) / 8 * 16 : n) + 63) / 64 * 64;
+  s.n_padded = (s.packed_rows() + 63) / 64 * 64;
   s.k_padded = (k + 63) / 64 * 64;
   if (group_size < 0 || group_size >= s.k_padded) {
     s.packed_group_size = s.k_padded;

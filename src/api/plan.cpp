@@ -24,6 +24,10 @@ constexpr std::int64_t kInvariantTokens = 64;
 
 Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, const PlanOptions& options) {
   auto kernels = registry::matching(problem.w_type, problem.a_type);
+  if (!problem.epilogue.plain() || problem.d_type != problem.a_type) {
+    const auto plain_only = [](const kernels::Kernel* kernel) { return !kernel->epilogues; };
+    kernels.erase(std::remove_if(kernels.begin(), kernels.end(), plain_only), kernels.end());
+  }
   if (!options.batch_invariant) return kernels;
   if (problem.m > kInvariantTokens) {
     return Status(StatusCode::kUnsupported,
@@ -86,15 +90,10 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
 
 // What a CUDA kernel does with its sums.
 Status check_store(const Problem& problem) {
-  if (problem.d_type != problem.a_type) {
-    return {StatusCode::kUnsupported,
-            fmt::format("d_type={} must equal a_type={} on CUDA; convert the output, or take a_type={}",
-                        name_of(problem.d_type), name_of(problem.a_type), name_of(problem.d_type))};
-  }
-  if (problem.epilogue.plain()) return {};
+  if (problem.d_type == problem.a_type || problem.d_type == DataType::kF32) return {};
   return {StatusCode::kUnsupported,
-          fmt::format("no CUDA kernel has the epilogue {} yet; there is none, and Device::cpu() serves every one",
-                      name_of(problem.epilogue))};
+          fmt::format("d_type={} must equal a_type={} or be f32 on CUDA; convert the output, or take a_type={}",
+                      name_of(problem.d_type), name_of(problem.a_type), name_of(problem.d_type))};
 }
 
 Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {

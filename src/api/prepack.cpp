@@ -53,9 +53,6 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swi
 // The CPU backend serves every type.
 Status check_served(const QuantizedWeight& weight, const PrepackOptions& options) {
   if (options.device.backend == Backend::kCpu) return {};
-  if (options.swiglu) {
-    return {StatusCode::kUnsupported, "no CUDA kernel serves the epilogue swiglu yet; Device::cpu() does"};
-  }
   if (!registry::matching(weight.type, options.scale_type).empty()) return {};
   return {
       StatusCode::kUnsupported,

@@ -105,9 +105,15 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
         StatusCode::kIncompatible,
         "the weight has K in an order of its own (g_idx), for which the plan has no workspace; plan with act_order"};
   }
-  for (const Status& status :
-       {check_place("a", arguments.a, state.device), check_place("d", arguments.d, state.device)}) {
-    if (!status.ok()) return status;
+  const std::pair<const char*, const void*> places[] = {{"a", arguments.a},
+                                                        {"d", arguments.d},
+                                                        {"token_scale", arguments.token_scale},
+                                                        {"channel_scale", arguments.channel_scale},
+                                                        {"bias", arguments.bias},
+                                                        {"residual", arguments.residual}};
+  for (const auto& [name, pointer] : places) {
+    if (pointer == nullptr) continue;
+    if (Status status = check_place(name, pointer, state.device); !status.ok()) return status;
   }
   return state.workspace_size > 0 ? check_place("workspace", workspace, state.device) : Status();
 }
@@ -138,6 +144,9 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.fractional_zero_points = header.zero_bytes != 0 && header.zero_point_type != DataType::kU8;
   launch.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   launch.d = arguments.d;
+  launch.d_type = problem.d_type;
+  launch.epilogue = {arguments.token_scale, arguments.channel_scale,    arguments.bias, arguments.residual,
+                     problem.ldc,           problem.epilogue.activation};
   launch.shape = state.shape;
   launch.m = problem.m;
   launch.ldd = problem.ldd;

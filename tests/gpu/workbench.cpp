@@ -28,7 +28,8 @@ void Workbench::prepare_weight(const Case& c) {
   std::ostringstream key;
   key << p.n << ' ' << p.k << ' ' << p.group_size << ' ' << static_cast<int>(p.a_type) << ' '
       << static_cast<int>(c.scales) << ' ' << c.weight_seed << ' ' << static_cast<int>(p.w_type) << ' '
-      << c.fractional_zero_points << ' ' << p.act_order << ' ' << c.tensor_scale;
+      << c.fractional_zero_points << ' ' << p.act_order << ' ' << c.tensor_scale << ' '
+      << (p.epilogue.activation == Activation::kSwiglu);
   if (key.str() == weight_key_) return;
   weight_key_.clear();
 
@@ -59,12 +60,14 @@ void Workbench::prepare_weight(const Case& c) {
     weight_.g_idx = static_cast<const std::int32_t*>(g_idx_.data());
   }
 
-  const PackedHeader header = require(packed_header(weight_, p.a_type));
+  const bool swiglu = p.epilogue.activation == Activation::kSwiglu;
+  const PackedHeader header = require(packed_header(weight_, p.a_type, swiglu));
   require(packed_.resize(header.payload_bytes()));
   require(packed_.poison(stream_));
   PrepackOptions options;
   options.device = Device::cuda();
   options.scale_type = p.a_type;
+  options.swiglu = swiglu;
   options.stream = Stream(stream_);
   packed_weight_ = require(prepack_into(weight_, options, packed_.data(), packed_.size()));
   weight_key_ = key.str();

@@ -1,0 +1,26 @@
+#pragma once
+
+#include "machete/epilogue.h"
+
+namespace machete::epilogue {
+
+/// A step of its own for each kind, which is the same for all lanes. Accurate functions, since the contract allows
+/// 2^-20.
+__device__ inline float activate(Activation kind, float x) {
+  switch (kind) {
+    case Activation::kNone:
+      return x;
+    case Activation::kRelu:
+      return x < 0 ? 0 : x;  // NaN stays
+    case Activation::kSilu:
+    case Activation::kSwiglu:
+      return x / (1 + expf(-x));
+    case Activation::kGelu:
+      return 0.5f * x * (1 + erff(x * 0.707106781f));
+    case Activation::kGeluTanh:
+      return 0.5f * x * (1 + tanhf(0.797884561f * (x + 0.044715f * x * x * x)));
+  }
+  return x;
+}
+
+}  // namespace machete::epilogue

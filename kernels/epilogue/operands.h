@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+
+#include "machete/epilogue.h"
+
+namespace machete::epilogue {
+
+/// What a named epilogue (machete/epilogue.h) reads; null where it has no such step.
+struct Operands {
+  const float* token_scale;    // [M]
+  const float* channel_scale;  // [N]
+  const void* bias;            // [N] of the activation type
+  const void* residual;        // [M, columns of D] of the activation type, rows ldc apart
+  std::int64_t ldc;
+  Activation activation;
+
+  bool plain() const {
+    return token_scale == nullptr && channel_scale == nullptr && bias == nullptr && residual == nullptr &&
+           activation == Activation::kNone;
+  }
+};
+
+}  // namespace machete::epilogue

@@ -1,0 +1,239 @@
+#pragma once
+
+/// Nodes for CUTLASS's epilogue visitor trees (EVT) over the GEMM's accumulators, and the tree of the named epilogues.
+///
+/// A tree is composed of CUTLASS's own Sm90EVT, Sm90Compute and Sm90AccFetch, and of these leaves, which know what an
+/// element is from kernels/epilogue/lane.cuh. A user's tree may have leaves of its own in the same manner.
+
+#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
+
+#include "kernels/epilogue/activation.cuh"
+#include "kernels/epilogue/lane.cuh"
+#include "kernels/epilogue/operands.h"
+
+namespace machete::epilogue {
+
+namespace fusion = cutlass::epilogue::fusion;
+
+/// What every leaf without storage and workspace has.
+template <class Params_>
+struct Leaf {
+  struct SharedStorage {};
+  using Arguments = Params_;
+  using Params = Params_;
+
+  template <class Problem>
+  static constexpr Params to_underlying_arguments(const Problem&, const Arguments& arguments, void*) {
+    return arguments;
+  }
+  template <class Problem>
+  static bool can_implement(const Problem&, const Arguments&) {
+    return true;
+  }
+  template <class Problem>
+  static std::size_t get_workspace_size(const Problem&, const Arguments&) {
+    return 0;
+  }
+  template <class Problem>
+  static cutlass::Status initialize_workspace(const Problem&, const Arguments&, void*, cudaStream_t,
+                                              cutlass::CudaHostAdapter* = nullptr) {
+    return cutlass::Status::kSuccess;
+  }
+
+  CUTLASS_HOST_DEVICE Leaf() {}
+  CUTLASS_HOST_DEVICE Leaf(const Params& p, const SharedStorage&) : params(p) {}
+  CUTLASS_DEVICE bool is_producer_load_needed() const { return false; }
+  CUTLASS_DEVICE bool is_C_load_needed() const { return false; }
+  template <class... Args>
+  CUTLASS_DEVICE auto get_producer_load_callbacks(const fusion::ProducerLoadArgs<Args...>&) {
+    return fusion::EmptyProducerLoadCallbacks{};
+  }
+
+  Params params;
+};
+
+template <class Lane>
+using Fragment = cutlass::Array<float, Lane::kFragment>;
+
+template <class Element>
+struct VectorParams {
+  const Element* values;  // null: all are `missing`
+  float missing;
+};
+
+/// One number for each row of W: values[N].
+template <class Element>
+struct ChannelVector : Leaf<VectorParams<Element>> {
+  using Base = Leaf<VectorParams<Element>>;
+  using Base::Base;
+
+  template <class Lane>
+  struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
+    VectorParams<Element> params;
+    Lane lane;
+    float value[Lane::kAtoms][2];
+
+    CUTLASS_DEVICE Callbacks(const VectorParams<Element>& p, const Lane& l) : params(p), lane(l) {}
+
+    CUTLASS_DEVICE void begin() {
+      CUTLASS_PRAGMA_UNROLL
+      for (int atom = 0; atom < Lane::kAtoms; ++atom) {
+        CUTLASS_PRAGMA_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const int channel = lane.channel(half, atom);
+          const bool there = params.values != nullptr && channel >= 0;
+          value[atom][half] = there ? static_cast<float>(params.values[channel]) : params.missing;
+        }
+      }
+    }
+    template <class Accumulator, int kSize>
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int atom, int) const {
+      Fragment<Lane> result;
+      CUTLASS_PRAGMA_UNROLL
+      for (int f = 0; f < Lane::kFragment; ++f) {
+        result[f] = value[0][Lane::half(f)];
+        CUTLASS_PRAGMA_UNROLL
+        for (int a = 1; a < Lane::kAtoms; ++a) result[f] = a == atom ? value[a][Lane::half(f)] : result[f];
+      }
+      return result;
+    }
+  };
+
+  template <bool kReferenceSource, class... Args>
+  CUTLASS_DEVICE auto get_consumer_store_callbacks(const fusion::ConsumerStoreArgs<Args...>& args) {
+    return Callbacks<cute::remove_cvref_t<decltype(args.epi_tile)>>(this->params, args.epi_tile);
+  }
+};
+
+/// One number for each token: values[M].
+struct TokenVector : Leaf<VectorParams<float>> {
+  using Leaf<VectorParams<float>>::Leaf;
+
+  template <class Lane>
+  struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
+    VectorParams<float> params;
+    Lane lane;
+
+    CUTLASS_DEVICE Callbacks(const VectorParams<float>& p, const Lane& l) : params(p), lane(l) {}
+
+    template <class Accumulator, int kSize>
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int chunk) const {
+      Fragment<Lane> result;
+      CUTLASS_PRAGMA_UNROLL
+      for (int f = 0; f < Lane::kFragment; ++f) {
+        const int token = lane.token_of(f, chunk);
+        result[f] = params.values != nullptr && token < lane.m ? params.values[token] : params.missing;
+      }
+      return result;
+    }
+  };
+
+  template <bool kReferenceSource, class... Args>
+  CUTLASS_DEVICE auto get_consumer_store_callbacks(const fusion::ConsumerStoreArgs<Args...>& args) {
+    return Callbacks<cute::remove_cvref_t<decltype(args.epi_tile)>>(params, args.epi_tile);
+  }
+};
+
+template <class Element>
+struct MatrixParams {
+  const Element* values;  // [M, columns of D], rows `stride` apart; null: all are 0
+  std::int64_t stride;
+};
+
+/// One number for each element of D. Those of a step are fetched while the step before is computed.
+template <class Element>
+struct Matrix : Leaf<MatrixParams<Element>> {
+  using Base = Leaf<MatrixParams<Element>>;
+  using Base::Base;
+
+  template <class Lane>
+  struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
+    MatrixParams<Element> params;
+    Lane lane;
+    Fragment<Lane> next;
+    Fragment<Lane> current;
+
+    CUTLASS_DEVICE Callbacks(const MatrixParams<Element>& p, const Lane& l) : params(p), lane(l) {}
+
+    CUTLASS_DEVICE void begin() { fetch(0, 0); }
+    CUTLASS_DEVICE void begin_loop(int atom, int chunk) {
+      current = next;
+      fetch((atom + 1) % Lane::kAtoms, chunk + (atom + 1) / Lane::kAtoms);
+    }
+    template <class Accumulator, int kSize>
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
+      return current;
+    }
+
+   private:
+    CUTLASS_DEVICE void fetch(int atom, int chunk) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int f = 0; f < Lane::kFragment; ++f) {
+        const int token = lane.token_of(f, chunk);
+        const int column = lane.column(Lane::half(f), atom);
+        const bool there = params.values != nullptr && token < lane.m && column >= 0;
+        next[f] = there ? static_cast<float>(params.values[token * params.stride + column]) : 0.f;
+      }
+    }
+  };
+
+  template <bool kReferenceSource, class... Args>
+  CUTLASS_DEVICE auto get_consumer_store_callbacks(const fusion::ConsumerStoreArgs<Args...>& args) {
+    return Callbacks<cute::remove_cvref_t<decltype(args.epi_tile)>>(this->params, args.epi_tile);
+  }
+};
+
+struct ActivationKind {
+  Activation kind;
+};
+/// The activation as a compute node; after swiglu the results are where gate was.
+template <class T>
+struct ActivationStep {
+  using Arguments = ActivationKind;
+
+  template <class Array>
+  CUTLASS_DEVICE Array operator()(const Array& x, const Arguments& arguments) const {
+    Array result;
+    CUTLASS_PRAGMA_UNROLL
+    for (int f = 0; f < static_cast<int>(Array::kElements); ++f) {
+      result[f] = activate(arguments.kind, x[f]);
+      if (arguments.kind == Activation::kSwiglu) result[f] = f / 2 % 2 == 0 ? result[f] * x[f + 2] : 0.f;
+    }
+    return result;
+  }
+};
+
+/// The callbacks of a tree for a lane's fragments. Visitors here have no use for the rest of what CUTLASS gives its
+/// own.
+template <class Tree, class Lane>
+CUTLASS_DEVICE auto callbacks_of(Tree tree, const Lane& lane) {
+  const int none = 0;
+  int source = 0;
+  const fusion::ConsumerStoreArgs args(none, none, none, none, lane, none, none, none, none, none, source, none);
+  return tree.template get_consumer_store_callbacks<true>(args);
+}
+
+inline constexpr auto kToNearest = cutlass::FloatRoundStyle::round_to_nearest;
+template <template <class> class Step>
+using Compute = fusion::Sm90Compute<Step, float, float, kToNearest>;
+
+/// The named epilogues (machete/epilogue.h), whose steps may all be absent:
+/// activation(acc * token_scale * channel_scale + bias) + residual.
+template <class Element>
+struct NamedTree {
+  using Tokens = fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector>;
+  using Channels =
+      fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>, Tokens, ChannelVector<float>, ChannelVector<Element>>;
+  using Activated = fusion::Sm90EVT<Compute<ActivationStep>, Channels>;
+  using Tree = fusion::Sm90EVT<Compute<cutlass::plus>, Activated, Matrix<Element>>;
+
+  static typename Tree::Arguments arguments(const Operands& o) {
+    const auto* bias = static_cast<const Element*>(o.bias);
+    const auto* residual = static_cast<const Element*>(o.residual);
+    return {{{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}},
+            {residual, o.ldc},
+            {}};
+  }
+};
+
+}  // namespace machete::epilogue

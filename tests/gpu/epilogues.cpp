@@ -1,0 +1,171 @@
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "reference/bound.h"
+#include "tests/gpu/workbench.h"
+
+// Named epilogues in every family of kernels, against the fp64 reference.
+namespace machete::tests {
+namespace {
+
+using testing::DeviceBuffer;
+
+constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu,     Activation::kSilu,
+                                       Activation::kGelu, Activation::kGeluTanh, Activation::kSwiglu};
+
+std::vector<std::uint8_t> on_host(const DeviceBuffer& buffer) {
+  std::vector<std::uint8_t> bytes(buffer.size());
+  if (!bytes.empty()) require(buffer.download(bytes.data(), bytes.size()));
+  return bytes;
+}
+
+class Epilogues : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    require(token_scale_.resize(kMostM * 4));
+    require(channel_scale_.resize(kMostN * 4));
+    require(bias_.resize(kMostN * 2));
+    require(residual_.resize(kMostM * kMostN * 2));
+  }
+
+  void fill(const Problem& p) {
+    const auto uniform = testing::ActivationFill::kUniform;
+    require(testing::fill_activations(DataType::kF32, token_scale_.data(), 1, p.m, p.m, uniform, 11));
+    require(testing::fill_activations(DataType::kF32, channel_scale_.data(), 1, p.n, p.n, uniform, 12));
+    require(testing::fill_activations(p.a_type, bias_.data(), 1, p.n, p.n, uniform, 13));
+    require(residual_.poison(nullptr));
+    require(testing::fill_activations(p.a_type, residual_.data(), p.m, p.d_columns(), p.ldc, uniform, 14));
+    require(cudaDeviceSynchronize(), "fill");
+  }
+
+  Arguments operands(const Epilogue& e, const void* token_scale, const void* channel_scale, const void* bias,
+                     const void* residual) const {
+    Arguments arguments;
+    arguments.token_scale = e.token_scale ? static_cast<const float*>(token_scale) : nullptr;
+    arguments.channel_scale = e.channel_scale ? static_cast<const float*>(channel_scale) : nullptr;
+    arguments.bias = e.bias ? bias : nullptr;
+    arguments.residual = e.residual ? residual : nullptr;
+    return arguments;
+  }
+
+  void try_case(const Case& c) {
+    const Problem& p = c.problem;
+    ASSERT_LE(p.m, kMostM);
+    ASSERT_LE(p.n, kMostN);
+    bench().prepare(c);
+    bench().poison_output(c);
+    fill(p);
+    const Plan plan = require(bench().make_plan(c));
+    Arguments arguments =
+        operands(p.epilogue, token_scale_.data(), channel_scale_.data(), bias_.data(), residual_.data());
+    arguments.a = bench().a().data();
+    arguments.weight = &bench().packed();
+    arguments.d = bench().d().data();
+    const Status status =
+        run(plan, arguments, bench().workspace().data(), bench().workspace().size(), Stream(bench().stream()));
+    ASSERT_TRUE(status.ok()) << status.message() << "\n  " << c;
+    require(cudaStreamSynchronize(bench().stream()), "run");
+    ASSERT_TRUE(bench().guards_intact()) << c;
+
+    const auto token_scale = on_host(token_scale_);
+    const auto channel_scale = on_host(channel_scale_);
+    const auto bias = on_host(bias_);
+    const auto residual = on_host(residual_);
+    const auto a = on_host(bench().a());
+    const auto q = on_host(bench().qweight());
+    const auto scales = on_host(bench().scales());
+    QuantizedWeight weight = bench().weight();
+    weight.qweight = q.data();
+    weight.scales = scales.data();
+    const std::vector<unsigned char> d = bench().output();
+    const auto report = reference::check_linear(
+        p, a.data(), weight, d.data(),
+        operands(p.epilogue, token_scale.data(), channel_scale.data(), bias.data(), residual.data()));
+    ASSERT_TRUE(report.passed) << name_of(p.epilogue) << " to " << name_of(p.d_type) << ": error/bound "
+                               << report.max_ratio << " at m=" << report.worst_m << " n=" << report.worst_n << "\n  "
+                               << c;
+  }
+
+  static Case case_of(DataType a_type, DataType d_type, std::int64_t m, std::int64_t n, const Epilogue& epilogue) {
+    Case c{make_problem(a_type, m, n, 320, 64)};
+    c.problem.d_type = d_type;
+    c.problem.epilogue = epilogue;
+    c.problem.ldd = c.problem.d_columns() + 3;
+    c.problem.ldc = c.problem.d_columns() + 5;
+    return c;
+  }
+
+  static constexpr std::int64_t kMostM = 300, kMostN = 420;
+  DeviceBuffer token_scale_, channel_scale_, bias_, residual_;
+};
+
+Epilogue steps(unsigned bits, Activation activation) {
+  Epilogue e;
+  e.token_scale = (bits & 1u) != 0;
+  e.channel_scale = (bits & 2u) != 0;
+  e.bias = (bits & 4u) != 0;
+  e.residual = (bits & 8u) != 0;
+  e.activation = activation;
+  return e;
+}
+
+TEST_F(Epilogues, EveryCombination) {
+  for (const DataType a_type : kActivationTypes) {
+    for (const DataType d_type : {a_type, DataType::kF32}) {
+      for (const Activation activation : kActivations) {
+        for (unsigned bits = 0; bits < 16; ++bits) {
+          for (const std::int64_t m : {3, 130}) try_case(case_of(a_type, d_type, m, 202, steps(bits, activation)));
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Epilogues, EverySchedule) {
+  for (const DataType a_type : kActivationTypes) {
+    for (const Epilogue& epilogue :
+         {steps(4, Activation::kNone), steps(15, Activation::kGelu), steps(12, Activation::kSwiglu)}) {
+      for (const DataType d_type : {a_type, DataType::kF32}) {
+        for (const std::int64_t m : {1, 8, 13, 33, 64, 97, 290}) {
+          for (const std::int64_t n : {416, 180}) {
+            Case c = case_of(a_type, d_type, m, n, epilogue);
+            for (const std::string& schedule : schedules_of(c.problem)) {
+              c.schedule = schedule;
+              try_case(c);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// The residual may be D itself.
+TEST_F(Epilogues, ResidualInPlace) {
+  Case c = case_of(DataType::kBf16, DataType::kBf16, 70, 128, steps(8, Activation::kNone));
+  c.problem.ldd = c.problem.ldc = 128;
+  bench().prepare(c);
+  fill(c.problem);
+  const Plan plan = require(bench().make_plan(c));
+  std::vector<std::vector<unsigned char>> results;
+  for (const bool in_place : {false, true}) {
+    bench().poison_output(c);
+    if (in_place) {
+      require(cudaMemcpy(bench().d().data(), residual_.data(), bench().d().size(), cudaMemcpyDeviceToDevice), "copy");
+    }
+    Arguments arguments = bench().arguments();
+    arguments.residual = in_place ? bench().d().data() : residual_.data();
+    require(run(plan, arguments, bench().workspace().data(), bench().workspace().size(), Stream(bench().stream())));
+    results.push_back(bench().output());
+  }
+  EXPECT_EQ(results[0], results[1]);
+}
+
+}  // namespace
+}  // namespace machete::tests
