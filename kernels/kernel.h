@@ -32,7 +32,8 @@ struct Launch {
   bool fractional_zero_points;  // not all are integers
   float tensor_scale;           // of the whole weight
   void* d;                      // [M, columns] of d_type, rows ldd apart
-  DataType d_type;              // the activation type, or f32
+  DataType a_type;
+  DataType d_type;  // the activation type, or f32
   epilogue::Operands epilogue;
   packing::Shape shape;
   std::int64_t m;
@@ -44,6 +45,9 @@ struct Launch {
   bool overlap;             // programmatic dependent launch: start before the kernel ahead has finished
   void* encode_tensor_map;  // cuTensorMapEncodeTiled
   void* timeline;           // kernels/timeline.h; null but for measurements
+
+  /// Sums become outputs by nothing but rounding.
+  bool rounds_only() const { return epilogue.plain() && d_type == a_type; }
 };
 
 struct Kernel {

@@ -38,8 +38,9 @@ struct Params {
   kernels::Timeline timeline;
 };
 
-/// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them.
-template <class Config>
+/// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them, kNamed: through
+/// the steps of the epilogue.
+template <bool kNamed, class Config>
 __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
                                  int row_tile, int first_warp, bool reused,
                                  float* partial /* [kWarps][kRoundTokens][kPitch] */) {
@@ -79,18 +80,19 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         }
         return sum;
       };
-      float4 up = {0, 0, 0, 0};
-      if (store.swiglu()) {
-        if (feature % 16 >= 8) continue;  // goes with the gate
-        up = sum_of(feature + 8);
+      const int row = row_tile * Config::kRows + feature;
+      if (!kNamed) {
+        store.round(first + token, row, sum_of(feature));
+      } else if (!store.swiglu() || feature % 16 < 8) {  // eight rows of gate, then eight of up
+        const float4 sum = sum_of(feature);
+        store.finish(first + token, row, sum, store.swiglu() ? sum_of(feature + 8) : sum);
       }
-      store(first + token, row_tile * Config::kRows + feature, sum_of(feature), up);
     }
   }
 }
 
 /// The row tiles of a CTA, one after the other.
-template <bool kFractional, class Config>
+template <bool kNamed, bool kFractional, class Config>
 __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& ring, stream::SlotCursor<Config> cursor,
                               int first, int end, float* partial) {
   const Multiplier<Config, kFractional> multiply(p.groups);
@@ -105,12 +107,14 @@ __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& rin
       cursor.advance(p.slots_of_k);
     }
     if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
-    reduce_and_store<Config>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
+    reduce_and_store<kNamed>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
     first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
   }
 }
 
-template <class Config>
+/// kNamed: with the steps of an epilogue, which those who only round are not to carry: code that is not there need not
+/// be fetched.
+template <class Config, bool kNamed>
 __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_constant__ Params<Config> p) {
   extern __shared__ std::uint8_t unaligned[];
   std::uint8_t* raw = unaligned + (-cute::cast_smem_ptr_to_uint(unaligned) & (SharedLayout<Config>::kAlignment - 1));
@@ -137,9 +141,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
   auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
   constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
   if (kMayBeFractional && p.fractional_zero_points) {
-    multiply_rows<kMayBeFractional>(p, ring, cursor, first, end, partial);
+    multiply_rows<kNamed, kMayBeFractional>(p, ring, cursor, first, end, partial);
   } else {
-    multiply_rows<false>(p, ring, cursor, first, end, partial);
+    multiply_rows<kNamed, false>(p, ring, cursor, first, end, partial);
   }
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
 }

@@ -29,7 +29,10 @@ const char* refusal(const packing::Shape& shape, std::int64_t tokens) {
 
 template <class Config>
 int prepare() {
-  return kernels::prepare(reinterpret_cast<const void*>(&batch<Config>), SharedLayout<Config>::kLimit);
+  const int status =
+      kernels::prepare(reinterpret_cast<const void*>(&batch<Config, false>), SharedLayout<Config>::kLimit);
+  if (status != 0) return status;
+  return kernels::prepare(reinterpret_cast<const void*>(&batch<Config, true>), SharedLayout<Config>::kLimit);
 }
 
 template <class Config>
@@ -53,8 +56,8 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
                                            params.shared.ring.slots);
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
-  return kernels::launch(&batch<Config>, params, {params.row_tiles.ctas, Config::kThreads, params.shared.bytes},
-                         launch.overlap, stream);
+  return kernels::launch(launch.rounds_only() ? &batch<Config, false> : &batch<Config, true>, params,
+                         {params.row_tiles.ctas, Config::kThreads, params.shared.bytes}, launch.overlap, stream);
 }
 
 template <class Config>
@@ -70,7 +73,7 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.aligned_rows = true;
   kernel.epilogues = true;
   kernel.order = Config::kWarps;
-  kernel.function = reinterpret_cast<const void*>(&batch<Config>);
+  kernel.function = reinterpret_cast<const void*>(&batch<Config, false>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal<Config>;
   kernel.prepare = &prepare<Config>;

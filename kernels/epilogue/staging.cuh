@@ -44,7 +44,8 @@ struct Staging {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
-      leave(sums_of(accumulators, step, store.factor), store, first_row, first_token, step);
+      const Values sums = sums_of(accumulators, step, store.factor);
+      store(first_token + token_of(step), first_row + row_of(step), store.n, turn(sums, step));
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
@@ -65,7 +66,12 @@ struct Staging {
       if (store.floats) {
         write_floats(values, place, store, atom, chunk);
       } else {
-        leave(values, store, first_row, first_token, step);
+        const uint4 rounded = turn(values, step);
+        const int row = first_row + row_of(step);
+        const bool gate = row % 16 == 0;  // of swiglu, after which every second eight rows hold nothing
+        if (!store.swiglu() || gate) {
+          store(first_token + token_of(step), store.swiglu() ? row / 2 : row, store.columns(), rounded);
+        }
       }
     }
     callbacks.end();
@@ -98,18 +104,18 @@ struct Staging {
     }
   }
 
-  /// Rounded, through a buffer, to D.
-  __device__ void leave(const Values& values, const Store<Element>& store, int first_row, int first_token,
-                        int step) const {
+  /// Rounds what the lanes hold and gives each eight rows of one token: row_of(step) and on of token_of(step).
+  __device__ uint4 turn(const Values& values, int step) const {
     Element* buffer = buffers[step % 2];
     write(buffer, values);
     // Of two buffers in turn, the one written next was read before this barrier.
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
     const int token = lane / 8;
-    const auto* row = reinterpret_cast<const uint4*>(buffer);
-    store(first_token + step / Config::kAtoms * kTokens + token,
-          first_row + (step % Config::kAtoms * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8,
-          row[token * 8 + (lane % 8 ^ token % 8)]);
+    return reinterpret_cast<const uint4*>(buffer)[token * 8 + (lane % 8 ^ token % 8)];
+  }
+  __device__ int token_of(int step) const { return step / Config::kAtoms * kTokens + lane / 8; }
+  __device__ int row_of(int step) const {
+    return (step % Config::kAtoms * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8;
   }
 
   __device__ void write(Element* buffer, const Values& values) const {

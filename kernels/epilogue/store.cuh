@@ -19,38 +19,28 @@ struct Store {
   int n;
   float factor;  // of every sum: the weight's tensor scale
   bool floats;
-  bool plain;  // nothing but the factor
   Operands operands;
 
   __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
   __device__ int columns() const { return swiglu() ? n / 2 : n; }
 
-  /// Eight rows, through their epilogue and rounded already. After swiglu every second eight hold nothing.
-  __device__ void operator()(int token, int row, uint4 rounded) const {
-    if (swiglu()) {
-      if (row % 16 != 0) return;
-      row /= 2;
-    }
-    if (token >= m || row >= columns()) return;
-    Element* out = static_cast<Element*>(d) + token * ldd + row;
-    if (ldd % 8 == 0 && row + 8 <= columns()) {  // d is 16-byte aligned, row a multiple of 8
+  /// Eight columns of D, through their epilogue and rounded already.
+  __device__ void operator()(int token, int column, int columns, uint4 rounded) const {
+    if (token >= m || column >= columns) return;
+    Element* out = static_cast<Element*>(d) + token * ldd + column;
+    if (ldd % 8 == 0 && column + 8 <= columns) {  // d is 16-byte aligned, column a multiple of 8
       *reinterpret_cast<uint4*>(out) = rounded;
     } else {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if (row + i < columns()) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
+        if (column + i < columns) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
       }
     }
   }
 
-  /// Four sums, through their epilogue and rounded here, once; `up` are those eight rows further on, for swiglu.
-  __device__ void operator()(int token, int row, float4 sum, float4 up) const {
-    if (token >= m) return;
-    if (!plain || floats) {
-      finish_each(token, row, sum, up);
-      return;
-    }
-    if (row >= n) return;
+  /// Four sums, rounded here, once.
+  __device__ void round(int token, int row, float4 sum) const {
+    if (token >= m || row >= n) return;
     Element* out = static_cast<Element*>(d) + token * ldd + row;
     const Element rounded[4] = {Element(sum.x * factor), Element(sum.y * factor), Element(sum.z * factor),
                                 Element(sum.w * factor)};
@@ -64,14 +54,15 @@ struct Store {
     }
   }
 
- private:
-  // One after the other, since decode kernels must be small.
-  __device__ void finish_each(int token, int row, float4 sum, float4 up) const {
+  /// Four sums through the steps of the epilogue, one after the other, since the code must be small. `up` are those
+  /// eight rows further on, for swiglu.
+  __device__ void finish(int token, int row, float4 sum, float4 up) const {
+    if (token >= m) return;
     const int first = swiglu() ? row / 16 * 8 + row % 8 : row;
 #pragma unroll 1
     for (int i = 0; i < 4; ++i) {
       if (first + i >= columns()) return;
-      const float y = finish(token, first + i, element(sum, i) * factor, element(up, i) * factor);
+      const float y = finished(token, first + i, element(sum, i) * factor, element(up, i) * factor);
       const std::int64_t at = token * ldd + first + i;
       if (floats) {
         static_cast<float*>(d)[at] = y;
@@ -80,10 +71,12 @@ struct Store {
       }
     }
   }
+
+ private:
   __device__ static float element(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
   /// The named steps, as the tree of visitors.cuh takes them.
-  __device__ float finish(int token, int column, float x, float up) const {
+  __device__ float finished(int token, int column, float x, float up) const {
     float y = activate(operands.activation, scaled(token, column, x));
     if (swiglu()) y *= scaled(token, columns() + column, up);
     if (operands.residual == nullptr) return y;

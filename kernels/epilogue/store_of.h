@@ -13,7 +13,6 @@ epilogue::Store<Element> store_of(const Launch& launch) {
           static_cast<int>(launch.shape.n),
           launch.tensor_scale,
           launch.d_type == DataType::kF32,
-          launch.epilogue.plain(),
           launch.epilogue};
 }
 

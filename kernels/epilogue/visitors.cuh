@@ -217,6 +217,11 @@ inline constexpr auto kToNearest = cutlass::FloatRoundStyle::round_to_nearest;
 template <template <class> class Step>
 using Compute = fusion::Sm90Compute<Step, float, float, kToNearest>;
 
+/// No tree at all: sums are rounded as they are.
+struct NoTree {
+  struct Params {};
+};
+
 /// The named epilogues (machete/epilogue.h), whose steps may all be absent:
 /// activation(acc * token_scale * channel_scale + bias) + residual.
 template <class Element>

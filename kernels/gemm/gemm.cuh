@@ -28,11 +28,8 @@
 
 namespace machete::gemm {
 
-/// What happens to the sums: a tree of visitors (kernels/epilogue), of which the usual one has the named steps.
-template <class Config>
-using DefaultTree = typename epilogue::NamedTree<typename Config::Element>::Tree;
-
-template <class Config, class Tree = DefaultTree<Config>>
+/// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
+template <class Config, class Tree>
 struct Params {
   TensorMaps maps;
   typename Tree::Params tree;
@@ -63,9 +60,9 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
   if constexpr (Config::kFetchAhead) producer.finish();
 }
 
-/// A consumer warpgroup: multiply, share, store.
+/// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
 template <bool kFine, bool kFractional, class Config, class Tree>
-__device__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
+__device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
@@ -87,7 +84,7 @@ __device__ void consume(const Params<Config, Tree>& params, typename Config::Sha
     const WorkTile tile = params.raster(walk.tile());
     const int first_row = tile.n * Config::kTileN;
     const int first_token = tile.m * Config::kTileM;
-    if (params.store.plain && !params.store.floats) {
+    if constexpr (std::is_same_v<Tree, epilogue::NoTree>) {
       staging.drain(accumulators, params.store, first_row, first_token);
     } else {
       const auto place = staging.lane_of(params.store, first_row, first_token);
@@ -98,7 +95,7 @@ __device__ void consume(const Params<Config, Tree>& params, typename Config::Sha
   if (thread == 0) params.timeline.mark(kernels::kDone);
 }
 
-template <class Config, class Tree = DefaultTree<Config>>
+template <class Config, class Tree>
 __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constant__ Params<Config, Tree> params) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);

@@ -12,9 +12,17 @@
 
 namespace machete::gemm {
 
+/// What happens to the sums where it is not nothing.
+template <class Config>
+using NamedTree = epilogue::NamedTree<typename Config::Element>;
+
 template <class Config>
 int prepare() {
-  return kernels::prepare(reinterpret_cast<const void*>(&gemm<Config>), sizeof(typename Config::SharedStorage));
+  constexpr int kSharedMemory = sizeof(typename Config::SharedStorage);
+  const int status = kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>), kSharedMemory);
+  if (status != 0) return status;
+  return kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, typename NamedTree<Config>::Tree>),
+                          kSharedMemory);
 }
 
 template <class Config>
@@ -23,10 +31,10 @@ Shares shares(const packing::Shape& shape, std::int64_t m, int sms, bool stream_
   return shares_of(tiles, kernels::ceil_div(shape.k, Config::kTilesPerStep * layout::kTileK), sms, stream_k);
 }
 
-template <class Config>
-int launch(const kernels::Launch& launch, void* stream) {
-  using Element = typename Config::Element;
-  Params<Config> params;
+/// With a tree of visitors, or epilogue::NoTree.
+template <class Config, class Tree>
+int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
+  Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
   if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations) ||
       !kernels::encode_weights(launch, Config::kTileK, Config::kStrips, &params.maps.weights) ||
@@ -36,18 +44,25 @@ int launch(const kernels::Launch& launch, void* stream) {
     return cudaErrorInvalidValue;
   }
   params.fractional_zero_points = launch.fractional_zero_points;
-  params.store = kernels::store_of<Element>(launch);
-  params.tree = DefaultTree<Config>::to_underlying_arguments(
-      0, epilogue::NamedTree<Element>::arguments(launch.epilogue), nullptr);
+  params.store = kernels::store_of<typename Config::Element>(launch);
+  params.tree = tree;
   params.raster = {kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN),
                    kernels::ceil_div(launch.m, Config::kTileM)};
   params.shares = shares<Config>(launch.shape, launch.m, launch.sms, launch.stream_k);
   params.exchange = Exchange<Config>::in(launch.workspace, params.shares.ctas);
   params.overlap = launch.overlap;
   params.timeline.moments = static_cast<std::uint64_t*>(launch.timeline);
-  return kernels::launch(&gemm<Config>, params,
+  return kernels::launch(&gemm<Config, Tree>, params,
                          {params.shares.ctas, Config::kThreads, sizeof(typename Config::SharedStorage)}, launch.overlap,
                          stream);
+}
+
+template <class Config>
+int launch(const kernels::Launch& launch, void* stream) {
+  if (launch.rounds_only()) return launch_with<Config, epilogue::NoTree>({}, launch, stream);
+  using Tree = typename NamedTree<Config>::Tree;
+  const auto arguments = NamedTree<Config>::arguments(launch.epilogue);
+  return launch_with<Config, Tree>(Tree::to_underlying_arguments(0, arguments, nullptr), launch, stream);
 }
 
 template <class Config>
@@ -78,7 +93,7 @@ constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataT
   kernel.may_overlap = Config::kTileM <= 64;
   kernel.aligned_rows = true;
   kernel.epilogues = true;
-  kernel.function = reinterpret_cast<const void*>(&gemm<Config>);
+  kernel.function = reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal;
   kernel.workspace = &workspace<Config>;

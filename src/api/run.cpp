@@ -144,6 +144,7 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.fractional_zero_points = header.zero_bytes != 0 && header.zero_point_type != DataType::kU8;
   launch.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   launch.d = arguments.d;
+  launch.a_type = problem.a_type;
   launch.d_type = problem.d_type;
   launch.epilogue = {arguments.token_scale, arguments.channel_scale,    arguments.bias, arguments.residual,
                      problem.ldc,           problem.epilogue.activation};

@@ -29,9 +29,10 @@ struct Conversion {
   static constexpr WeightType kType = kType_;
 };
 
+/// One tile of weights, packed and decoded.
 template <class Conversion>
-class Convert : public ::testing::Test {
- protected:
+class Tile {
+ public:
   using Converter = typename Conversion::Converter;
   using Element = typename Conversion::Element;
   static constexpr Coding kCoding = coding_of(Conversion::kType);
@@ -80,6 +81,7 @@ class Convert : public ::testing::Test {
     }
   }
 
+ private:
   static inline std::size_t offset_ = 0;
 };
 
@@ -101,17 +103,20 @@ class Names {
     return std::string(name_of(T::kType)) + (kIsBf16<typename T::Element> ? "_bf16" : "_f16");
   }
 };
+
+template <class Conversion>
+class Convert : public ::testing::Test {};
 TYPED_TEST_SUITE(Convert, Conversions, Names);
 
 template <class Conversion>
-class ConvertZeros : public Convert<Conversion> {};
+class ConvertZeros : public ::testing::Test {};
 using ZeroConversions = ::testing::Types<Conversion<U4, Bf16, WeightType::kU4>, Conversion<U4, F16, WeightType::kU4>,
                                          Conversion<U8, Bf16, WeightType::kU8>, Conversion<U8, F16, WeightType::kU8>>;
 TYPED_TEST_SUITE(ConvertZeros, ZeroConversions, Names);
 
 // Every code, at 16 places and more.
 TYPED_TEST(Convert, DecodesEveryCodeExactly) {
-  constexpr Coding kCoding = TestFixture::kCoding;
+  constexpr Coding kCoding = Tile<TypeParam>::kCoding;
   const std::array<float, kRows> zeros = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int round = 0; round < 16; ++round) {
     std::vector<std::uint8_t> codes(kRows * kDepth);
@@ -121,7 +126,7 @@ TYPED_TEST(Convert, DecodesEveryCodeExactly) {
       if (std::isnan(kCoding.value(kCoding.counted(codes[i])))) codes[i] = 0;  // prepack lets none come here
     }
     int seen = 0;
-    this->for_each_value(this->packed(codes), zeros, [&](int row, int k, float value) {
+    Tile<TypeParam>::for_each_value(Tile<TypeParam>::packed(codes), zeros, [&](int row, int k, float value) {
       const auto code = codes[static_cast<std::size_t>(row * kDepth + k)];
       const float zero = kCoding.has_zero_points ? zeros[static_cast<std::size_t>(row)] : kCoding.implied_zero();
       ASSERT_EQ(value, kCoding.value(kCoding.counted(code)) - zero) << "row " << row << " k " << k;
@@ -133,18 +138,18 @@ TYPED_TEST(Convert, DecodesEveryCodeExactly) {
 
 // Zero points of the type's numbers: an integer and a fraction of at most one half, together exactly the number.
 TYPED_TEST(ConvertZeros, AreSplitExactly) {
-  using Converter = typename TestFixture::Converter;
-  using Element = typename TestFixture::Element;
-  constexpr Coding kCoding = TestFixture::kCoding;
+  using Converter = typename Tile<TypeParam>::Converter;
+  using Element = typename Tile<TypeParam>::Element;
+  constexpr Coding kCoding = Tile<TypeParam>::kCoding;
   std::mt19937 random(7);
   std::uniform_real_distribution<float> anywhere(0, static_cast<float>(kCoding.codes() - 1));
   std::vector<std::uint8_t> codes(kRows * kDepth);
   for (auto& code : codes) code = static_cast<std::uint8_t>(random() % static_cast<unsigned>(kCoding.codes()));
-  const auto tile = this->packed(codes);
+  const auto tile = Tile<TypeParam>::packed(codes);
   for (int round = 0; round < 100; ++round) {
     std::array<float, kRows> zeros{};
     for (float& zero : zeros) zero = static_cast<float>(Element(anywhere(random)));
-    this->for_each_value(tile, zeros, [&](int row, int k, float value) {
+    Tile<TypeParam>::for_each_value(tile, zeros, [&](int row, int k, float value) {
       const auto at = static_cast<std::size_t>(row);
       const float expected = static_cast<float>(codes[at * kDepth + static_cast<std::size_t>(k)]) - zeros[at];
       ASSERT_EQ(value, expected) << "zero point " << zeros[at];

@@ -220,9 +220,6 @@ TEST_F(ArgumentErrors, Plans) {
   bad = right;
   bad.d_type = DataType::kF16;
   expect_no_plan(bad, options, "d_type other than a_type");
-  bad = right;
-  bad.w_type = WeightType::kU4;
-  expect_no_plan(bad, options, "w_type u4");
 
   options.schedule = "gemm_of_somebody_else";
   expect_no_plan(right, options, "an unknown schedule");

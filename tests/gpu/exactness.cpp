@@ -4,9 +4,9 @@
 #include <cstring>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "tests/gpu/coverage.h"
 #include "tests/gpu/workbench.h"
 
 // Data whose every sum is exact in fp32: whatever order a kernel adds in, the result must be the exact one, rounded
@@ -47,23 +47,7 @@ TEST_F(Exactness, IdentityActivationsGiveDequantisedWeights) {
 
 // Integers -2 ... 2 and scales of 1/2, 1 and 2: products are multiples of 1/2 below 2^5, and 2^18 of them are exact.
 TEST_F(Exactness, SmallIntegersThroughEverySchedule) {
-  // Kernels of each activation type that have run, by name.
-  std::set<std::pair<DataType, std::string>> compiled;
-  std::set<std::pair<DataType, std::string>> ran;
-  for (const KernelInfo& kernel : list_kernels()) {
-    if (kernel.backend == Backend::kCuda) compiled.insert({kernel.a_type, kernel.name});
-  }
-  ASSERT_FALSE(compiled.empty()) << "this build has no CUDA kernel";
-  // A schedule is named after its kernel: "gemm_128x64x128_streamk" runs "gemm_128x64x128".
-  const auto kernel_of = [&compiled](DataType type, const std::string& schedule) {
-    std::string longest;
-    for (const auto& [a_type, kernel] : compiled) {
-      const bool named = schedule == kernel || schedule.rfind(kernel + "_", 0) == 0;
-      if (a_type == type && named && kernel.size() > longest.size()) longest = kernel;
-    }
-    return longest;
-  };
-
+  Coverage coverage;
   struct Shape {
     std::int64_t n, k, group_size;
   };
@@ -79,16 +63,12 @@ TEST_F(Exactness, SmallIntegersThroughEverySchedule) {
         for (const std::string& schedule : schedules_of(c.problem)) {
           c.schedule = schedule;
           EXPECT_TRUE(bench().try_case(c, Check::kExact));
-          const std::string kernel = kernel_of(type, schedule);
-          EXPECT_FALSE(kernel.empty()) << "no compiled kernel gives schedule " << schedule << " its name\n  " << c;
-          ran.insert({type, kernel});
+          coverage.add(c.problem, schedule);
         }
       }
     }
   }
-  for (const auto& [type, kernel] : compiled) {
-    EXPECT_TRUE(ran.count({type, kernel}) > 0) << kernel << " of " << name_of(type) << " is compiled but never ran";
-  }
+  coverage.expect_all(WeightType::kU4b8);
 }
 
 // Every number of tokens about the limits of the kernels for few, with edges that no tile shares.

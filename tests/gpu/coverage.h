@@ -1,0 +1,45 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <tuple>
+
+#include "machete/machete.h"
+
+namespace machete::tests {
+
+/// Which compiled kernels of a weight type a test has run.
+class Coverage {
+ public:
+  void add(const Problem& problem, const std::string& schedule) {
+    ran_.insert({problem.w_type, problem.a_type, kernel_of(problem, schedule)});
+  }
+
+  /// Fails for each kernel of the weight type that is compiled and was not added.
+  void expect_all(WeightType w_type) const {
+    for (const KernelInfo& kernel : list_kernels()) {
+      if (kernel.backend != Backend::kCuda || kernel.w_type != w_type) continue;
+      EXPECT_TRUE(ran_.count({w_type, kernel.a_type, kernel.name}) > 0)
+          << kernel.name << " of " << name_of(kernel.a_type) << " x " << name_of(w_type)
+          << " is compiled but never ran";
+    }
+  }
+
+ private:
+  // A schedule is named after its kernel: "gemm_128x64x128_streamk" runs "gemm_128x64x128".
+  static std::string kernel_of(const Problem& problem, const std::string& schedule) {
+    std::string longest;
+    for (const KernelInfo& kernel : list_kernels()) {
+      const bool named = schedule == kernel.name || schedule.rfind(kernel.name + "_", 0) == 0;
+      if (kernel.a_type == problem.a_type && named && kernel.name.size() > longest.size()) longest = kernel.name;
+    }
+    EXPECT_FALSE(longest.empty()) << "no compiled kernel gives schedule " << schedule << " its name";
+    return longest;
+  }
+
+  std::set<std::tuple<WeightType, DataType, std::string>> ran_;
+};
+
+}  // namespace machete::tests
