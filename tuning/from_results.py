@@ -7,7 +7,8 @@
 
 For each weight shape and number of tokens the fastest schedule wins; an entry holds up to its number of tokens, beyond
 the entry before it. Neighbours that agree are merged, and so are those where keeping the last choice costs under 1%.
-A family that single linears are fast with but chains are not is left out with --except.
+A family that single linears are fast with but chains are not is left out with --except. The table serves the weight
+type that was measured, and those that run on the same kernels.
 """
 
 import argparse
@@ -16,22 +17,32 @@ import json
 import pathlib
 
 
+# Weight types that run on another's kernels.
+SAME_KERNELS = {"u4b8": ["s4"], "u8b128": ["s8"]}
+
+
 def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
     """The best schedule by shape, way of launching and tokens, merged along the tokens."""
     times: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         if row["us"] is not None:
-            times[row["n"], row["k"], row["overlap"]][row["m"]][row["schedule"]] = row["us"]
+            times[row["n"], row["k"], row["overlap"]][row["m"]][row["schedule"]] = row[
+                "us"
+            ]
     entries = []
     for (n, k, overlap), by_m in sorted(times.items()):
         merged: list[dict] = []
         for m, by_schedule in sorted(by_m.items()):
             best = min(by_schedule, key=by_schedule.get)
             last = merged[-1]["schedule"] if merged else None
-            if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (1 + tolerance):
+            if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (
+                1 + tolerance
+            ):
                 merged[-1]["m_max"] = m
             else:
-                merged.append({"n": n, "k": k, "m_max": m, "overlap": overlap, "schedule": best})
+                merged.append(
+                    {"n": n, "k": k, "m_max": m, "overlap": overlap, "schedule": best}
+                )
         entries += merged
     return entries
 
@@ -50,22 +61,53 @@ def merge(entries: list[dict], kept: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("gpu", help="the start of the device's name")
-    parser.add_argument("results", type=pathlib.Path, nargs="+", help="the last that times a schedule counts")
+    parser.add_argument(
+        "results",
+        type=pathlib.Path,
+        nargs="+",
+        help="the last that times a schedule counts",
+    )
     parser.add_argument("--tolerance", type=float, default=0.01)
-    parser.add_argument("--keep", type=pathlib.Path, help="a table whose entries beyond the tokens measured here stay")
-    parser.add_argument("--except", dest="left_out", help="a family that chains were measured slower with, e.g. decode")
+    parser.add_argument(
+        "--keep",
+        type=pathlib.Path,
+        help="a table whose entries beyond the tokens measured here stay",
+    )
+    parser.add_argument(
+        "--except",
+        dest="left_out",
+        help="a family that chains were measured slower with, e.g. decode",
+    )
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
-    rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
+    rows = [
+        row | {"overlap": result.get("overlap", False)}
+        for result in results
+        for row in result["rows"]
+    ]
     if arguments.left_out:
-        rows = [row for row in rows if not row["schedule"].startswith(arguments.left_out)]
+        rows = [
+            row for row in rows if not row["schedule"].startswith(arguments.left_out)
+        ]
+    w_types = {row["w_type"] for row in rows}
+    if len(w_types) != 1:
+        parser.error(
+            f"results of {', '.join(sorted(w_types))}; a table is of one weight type"
+        )
+    (w_type,) = w_types
     machine = results[-1]["machine"]
-    runs = ", ".join(dict.fromkeys(f"commit {result['commit']} on {result['date']}" for result in results))
+    runs = ", ".join(
+        dict.fromkeys(
+            f"commit {result['commit']} on {result['date']}" for result in results
+        )
+    )
     provenance = (
         f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
-        f"CUDA {machine['cuda']}, bf16, group size 128"
+        f"CUDA {machine['cuda']}, bf16 x {w_type}, group size 128"
     ) + (f", without the {arguments.left_out} family" if arguments.left_out else "")
     entries = entries_of(rows, arguments.tolerance)
     if arguments.keep:
@@ -74,6 +116,7 @@ def main() -> None:
         entries = merge(entries, kept["entries"])
     table = {
         "gpu": arguments.gpu,
+        "w_types": [w_type, *SAME_KERNELS.get(w_type, [])],
         "provenance": provenance,
         "entries": entries,
     }

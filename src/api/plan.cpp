@@ -43,10 +43,7 @@ std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gp
                                         const std::vector<const kernels::Kernel*>& kernels, bool overlap) {
   planner::Machine machine;
   machine.sms = gpu.sms;
-  const bool measured = bits_of(problem.w_type) == 4;  // what the tables hold
-  return planner::rank(
-      problem, kernels, machine,
-      measured ? planner::look_up(planner::tables(), gpu.name, problem.m, problem.n, problem.k, overlap) : nullptr);
+  return planner::rank(problem, kernels, machine, planner::look_up(planner::tables(), gpu.name, problem, overlap));
 }
 
 bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {

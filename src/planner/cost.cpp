@@ -16,29 +16,34 @@ double ceil_div(double a, double b) { return std::ceil(a / b); }
 // cheaper.
 double mma_clocks(int tokens) { return tokens <= 16 ? 13 : tokens / 2.0; }
 
-// The constants below are fitted to 1,139 times of three suites, M = 16...2048: the mean error is 8%. Their choice is
-// 0.1-1.8% slower than the best (geometric mean at each M), 16% in the worst case.
+// The constants below are fitted to the sweeps in tuning/sweeps, M = 1...2048, five weight types. Their choice is at
+// most 2.3% slower than the best, 0.6% on average (4% at M = 256 of e2m1; geometric means at each M), 17% in the worst
+// case.
 
-// Clocks of a step of 128 k a CTA: those of unpacking 128 rows, and of keeping the ring going.
-constexpr double kUnpackClocks = 500;
-constexpr double kStepClocks = 81;
+// Clocks of a step of 128 k a CTA: those of unpacking 128 rows of 4 or 8 bits, and of keeping the ring going.
+constexpr double kUnpackClocks = 505;
+constexpr double kUnpackClocks8 = 1015;
+constexpr double kStepClocks = 72;
 // What hides behind the other of unpacking and MMA still costs a part of itself.
-constexpr double kHiddenPart = 0.45;
-constexpr double kStoreClocks = 0.08;      // of an element of D
-constexpr double kTailMicroseconds = 1.7;  // launch, first loads, last store
-constexpr double kExchangeMicroseconds = 3.4;
-constexpr double kGivenBytesPerMicrosecond = 1.2e5;  // a CTA takes
+constexpr double kHiddenPart = 0.5;
+constexpr double kStoreClocks = 0.061;     // of an element of D
+constexpr double kTailMicroseconds = 0.4;  // launch, first loads, last store
+constexpr double kExchangeMicroseconds = 4.3;
+constexpr double kGivenBytesPerMicrosecond = 7.5e4;  // a CTA takes
 // What L2 delivers where CTAs work at different k: their requests for activations no longer coincide.
-constexpr double kScatteredL2TbS = 6.2;
+constexpr double kScatteredL2TbS = 6.3;
+
+// How much of memory's time a busier CTA adds where tiles do not divide by the SMs.
+constexpr double kUnevenPart = 0.82;
 
 // The batch family: weights a clock that an SM would consume but for the MMAs of each eight tokens and for what every
-// slot costs, what L2 delivers to whole rows of CTAs, and everything else. Fitted like the above, to M = 1...64: the
-// mean error is 12%.
-constexpr double kBatchRate = 86;
-constexpr double kBatchOctet = 0.61;
-constexpr double kBatchSlot = 2.1;  // shared by the strips
-constexpr double kBatchL2TbS = 10.5;
-constexpr double kBatchMicroseconds = 3.7;
+// slot costs, and everything else.
+constexpr double kBatchRate = 81;
+constexpr double kBatchRate8 = 53;  // of 8 bits
+constexpr double kBatchOctet = 0.58;
+constexpr double kBatchSlot = 1.03;   // shared by the strips
+constexpr double kBatchSlot8 = 2.08;  // which are half as deep
+constexpr double kBatchMicroseconds = 2.7;
 
 // The decode family: weights a clock that an SM consumes with many strips and eight columns of digits, what the integer
 // planes of 4096 activations cost, and everything else. Fitted like the above, to M = 1 and 2: the mean error is 8%.
@@ -74,13 +79,15 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
 
   const double activation_bytes = 2 * m * k;
   Estimate e;
-  e.memory_us = (weight_bytes(problem, shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6;
+  const double uneven = busiest * sms / (tiles * steps);
+  e.memory_us = (weight_bytes(problem, shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6 *
+                (1 + kUnevenPart * (uneven - 1));
   e.l2_us = (weight_bytes(problem, shape) * m_tiles + 2 * m_tiles * tile.m * k * n_tiles) /
             (givers > 0 ? kScatteredL2TbS : machine.l2_tb_s) * 1e-6;
 
   const double atoms = tile.n / 128.0;
   const double mma = 2 * 8 * atoms * mma_clocks(tile.m);
-  const double unpack = kUnpackClocks * atoms + kStepClocks;
+  const double unpack = (bits_of(problem.w_type) == 8 ? kUnpackClocks8 : kUnpackClocks) * atoms + kStepClocks;
   const double clocks = std::max(mma, unpack) + kHiddenPart * std::min(mma, unpack);
   const double us_per_clock = 1e-3 / machine.clock_ghz;
   const double store = kStoreClocks * tile.n * tile.m * ceil_div(tiles, sms);
@@ -108,12 +115,11 @@ Estimate estimate_batch(const Problem& problem, const Schedule& schedule, const 
   const kernels::Tile& tile = schedule.kernel->tile;
   const packing::Shape shape = shape_of(problem);
   const WholeRows rows(problem, schedule, machine);
-  const double row_tiles = ceil_div(static_cast<double>(problem.n), tile.n);
-  const double activation_bytes = 2 * row_tiles * static_cast<double>(problem.m * problem.k);
+  const bool bytes = bits_of(problem.w_type) == 8;
   Estimate e;
   e.memory_us = weight_bytes(problem, shape) * rows.share / machine.read_tb_s * 1e-6;
-  e.l2_us = (weight_bytes(problem, shape) + activation_bytes) * rows.share / kBatchL2TbS * 1e-6;
-  const double rate = kBatchRate / (1 + kBatchOctet * tile.m / 8 + kBatchSlot * 16 / tile.n);
+  const double rate = (bytes ? kBatchRate8 : kBatchRate) /
+                      (1 + kBatchOctet * tile.m / 8 + (bytes ? kBatchSlot8 : kBatchSlot) * 16 / tile.n);
   e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;
   e.overhead_us = kBatchMicroseconds;
   return e;

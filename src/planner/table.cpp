@@ -1,16 +1,20 @@
 #include "planner/table.h"
 
+#include <algorithm>
+
 namespace machete::planner {
 
-const char* look_up(const std::vector<Table>& tables, std::string_view gpu, std::int64_t m, std::int64_t n,
-                    std::int64_t k, bool overlap) {
+const char* look_up(const std::vector<Table>& tables, std::string_view gpu, const Problem& problem, bool overlap) {
   for (const Table& table : tables) {
     if (gpu.substr(0, std::string_view(table.gpu).size()) != table.gpu) continue;
+    if (std::find(table.w_types.begin(), table.w_types.end(), problem.w_type) == table.w_types.end()) continue;
     for (const TableEntry& entry : table.entries) {
-      if (entry.n == n && entry.k == k && entry.overlap == overlap && m <= entry.m_max) return entry.schedule;
+      if (entry.n == problem.n && entry.k == problem.k && entry.overlap == overlap && problem.m <= entry.m_max) {
+        return entry.schedule;
+      }
     }
   }
-  return overlap ? look_up(tables, gpu, m, n, k, false) : nullptr;
+  return overlap ? look_up(tables, gpu, problem, false) : nullptr;
 }
 
 }  // namespace machete::planner

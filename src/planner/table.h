@@ -4,6 +4,8 @@
 #include <string_view>
 #include <vector>
 
+#include "machete/linear.h"
+
 namespace machete::planner {
 
 /// One measured choice: for weights of this shape and up to this many tokens.
@@ -15,17 +17,18 @@ struct TableEntry {
   const char* schedule;
 };
 
-/// The choices measured on a GPU, by the start of its name; generated from tuning/*.json, which says when and how.
+/// The choices measured on a GPU, by the start of its name, for weight types that cost the same; generated from
+/// tuning/*.json, which says when and how.
 struct Table {
   const char* gpu;
+  std::vector<WeightType> w_types;
   std::vector<TableEntry> entries;  // by n, k, overlap, then m_max
 };
 
 const std::vector<Table>& tables();
 
-/// The schedule measured best for the shape, or null where none was. Where dependent launch was not measured, plain
+/// The schedule measured best for the problem, or null where none was. Where dependent launch was not measured, plain
 /// launches decide.
-const char* look_up(const std::vector<Table>& tables, std::string_view gpu, std::int64_t m, std::int64_t n,
-                    std::int64_t k, bool overlap);
+const char* look_up(const std::vector<Table>& tables, std::string_view gpu, const Problem& problem, bool overlap);
 
 }  // namespace machete::planner

@@ -88,19 +88,32 @@ TEST_F(Planner, NamesParseBack) {
   EXPECT_THAT(missing.status().message(), HasSubstr("gemm_128x32x128_streamk"));
 }
 
-TEST(TuningTable, IsLookedUpByGpuShapeAndTokens) {
+TEST(TuningTable, IsLookedUpByGpuTypeShapeAndTokens) {
   const std::vector<Table> tables = {{"NVIDIA H100",
+                                      {WeightType::kU4b8, WeightType::kS4},
                                       {{4096, 4096, 16, false, "a"},
                                        {4096, 4096, 64, false, "b"},
                                        {4096, 4096, 16, true, "d"},
-                                       {6144, 4096, 16, false, "c"}}}};
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 4096, false), "a");
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 4096, true), "d");
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 17, 4096, 4096, true), "b");
-  EXPECT_STREQ(look_up(tables, "NVIDIA H100 80GB HBM3", 17, 4096, 4096, false), "b");
-  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 65, 4096, 4096, false), nullptr);
-  EXPECT_EQ(look_up(tables, "NVIDIA H200", 1, 4096, 4096, false), nullptr);
-  EXPECT_EQ(look_up(tables, "NVIDIA H100 80GB HBM3", 1, 4096, 8192, false), nullptr);
+                                       {6144, 4096, 16, false, "c"}}},
+                                     {"NVIDIA H100", {WeightType::kE4m3}, {{4096, 4096, 16, false, "e"}}}};
+  const auto find = [&](WeightType w_type, std::int64_t m, std::int64_t k, bool overlap,
+                        const char* gpu = "NVIDIA H100 80GB HBM3") {
+    Problem problem;
+    problem.w_type = w_type;
+    problem.m = m;
+    problem.n = 4096;
+    problem.k = k;
+    return look_up(tables, gpu, problem, overlap);
+  };
+  EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, false), "a");
+  EXPECT_STREQ(find(WeightType::kS4, 1, 4096, true), "d");
+  EXPECT_STREQ(find(WeightType::kU4b8, 17, 4096, true), "b");
+  EXPECT_STREQ(find(WeightType::kU4b8, 17, 4096, false), "b");
+  EXPECT_STREQ(find(WeightType::kE4m3, 1, 4096, true), "e");
+  EXPECT_EQ(find(WeightType::kU4b8, 65, 4096, false), nullptr);
+  EXPECT_EQ(find(WeightType::kU4, 1, 4096, false), nullptr);
+  EXPECT_EQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H200"), nullptr);
+  EXPECT_EQ(find(WeightType::kU4b8, 1, 8192, false), nullptr);
 }
 
 TEST(Raster, VisitsEveryTileOnce) {
