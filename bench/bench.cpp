@@ -89,6 +89,8 @@ class Session {
  private:
   Status set_up();
   Status allocate();
+  Status settle();
+  Result<Stage> set_stage(const Suite& suite, DataType a_type, std::int64_t group_size);
   Status time_suite(const Suite& suite, DataType a_type, std::int64_t group_size);
   Status time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage, const Problem& problem);
   Status time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type, std::int64_t group_size);
@@ -197,19 +199,25 @@ Status Session::set_up() {
   cublas_bytes_ = options_.cublas ? CublasBaseline::kWorkspaceBytes : 0;
   if (status = allocate(); !status.ok()) return status;
 
-  // Clocks rise only under load, and not at once: the last measurement counts.
-  const auto warm = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-  do {
-    const Result<double> read = measure_read_stream(memory_.data(), kReadStreamBytes, stream_.get());
-    if (!read.ok()) return read.status();
-    report_.read_tb_s = *read;
-  } while (std::chrono::steady_clock::now() < warm);
+  if (status = settle(); !status.ok()) return status;
   if (options_.cublas) {
     Result<CublasBaseline> cublas = CublasBaseline::create(memory_.data(), stream_.get());
     if (!cublas.ok()) return cublas.status();
     cublas_ = *cublas;
   }
   printer_.machine(report_);
+  return {};
+}
+
+// Clocks rise only under load, and after much of it they are low for a while: reading memory for a second brings them
+// to where they are with few tokens. The last of its measurements counts.
+Status Session::settle() {
+  const auto settled = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+  do {
+    const Result<double> read = measure_read_stream(memory_.data(), kReadStreamBytes, stream_.get());
+    if (!read.ok()) return read.status();
+    report_.read_tb_s = std::max(report_.read_tb_s, *read);
+  } while (std::chrono::steady_clock::now() < settled);
   return {};
 }
 
@@ -234,25 +242,33 @@ Status Session::allocate() {
   return status;
 }
 
-Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t group_size) {
+Result<Stage> Session::set_stage(const Suite& suite, DataType a_type, std::int64_t group_size) {
+  if (Status status = settle(); !status.ok()) return status;  // in the memory that the stage is about to fill
   Arena arena(memory_.as<char>() + cublas_bytes_, memory_.size() - cublas_bytes_);
   const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
   Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, arena);
   if (!stage.ok()) return stage.status();
   if (Status status = stage->fill(a_type, stream_.get()); !status.ok()) return status;
+  return stage;
+}
 
-  for (const RotatedWeight& weight : stage->weights) {
-    if (options_.timeline) break;
-    for (const std::int64_t m : options_.ms) {
-      const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
-      step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
-      const Problem problem = problem_of(weight, m, a_type, group_size);
-      const Status status = time_linear(suite, weight, *stage, problem);
-      if (!status.ok()) return in_context(status, what);
+Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t group_size) {
+  if (!options_.timeline) {
+    const Result<Stage> stage = set_stage(suite, a_type, group_size);
+    if (!stage.ok()) return stage.status();
+    for (const std::int64_t m : options_.ms) {  // so that neighbours in time draw about as much power
+      for (const RotatedWeight& weight : stage->weights) {
+        const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
+        step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
+        const Status status = time_linear(suite, weight, *stage, problem_of(weight, m, a_type, group_size));
+        if (!status.ok()) return in_context(status, what);
+      }
     }
   }
   // A chain's record does not name its group size: it is the first one's.
   if (!suite.chain || group_size != options_.group_sizes.front()) return {};
+  const Result<Stage> stage = set_stage(suite, a_type, group_size);
+  if (!stage.ok()) return stage.status();
   for (const std::int64_t m : options_.ms) {
     const std::string what = fmt::format("{} chain M={}", suite.name, m);
     step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));

@@ -19,19 +19,22 @@ def main() -> None:
     for kernel in kernels:
         family = kernel["name"].split("_")[0]
         key = (kernel["w_type"], kernel["a_type"], kernel["backend"], family)
-        row = rows.setdefault(key, {"kernels": 0, "max_m": 0, "any": False, "groups": set()})
+        row = rows.setdefault(key, {"kernels": 0, "max_m": 0, "any": False, "groups": set(), "epilogues": True})
         row["kernels"] += 1
         row["max_m"] = max(row["max_m"], kernel["max_m"])
         row["any"] = row["any"] or kernel["max_m"] == 0
         row["groups"] |= set(kernel["group_sizes"])
+        row["epilogues"] = row["epilogues"] and kernel["epilogues"]
     print("# Support matrix\n")
-    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations.\n")
-    print("| weights | activations | backend | family | kernels | tokens | group sizes |")
-    print("|---|---|---|---|---|---|---|")
+    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations, or f32 where")
+    print("there are epilogues.\n")
+    print("| weights | activations | backend | family | kernels | tokens | group sizes | epilogues |")
+    print("|---|---|---|---|---|---|---|---|")
     for (w_type, a_type, backend, family), row in rows.items():
         tokens = "any" if row["any"] else f"1...{row['max_m']}"
         sizes = groups(row["groups"], every)
-        print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} |")
+        epilogues = "all" if row["epilogues"] else "none"
+        print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} | {epilogues} |")
     print("\nCUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.")
 
 

@@ -30,7 +30,8 @@ void list_all(bool json) {
                       {"w_type", name_of(kernel.w_type)},
                       {"a_type", name_of(kernel.a_type)},
                       {"max_m", kernel.max_m},
-                      {"group_sizes", kernel.group_sizes}});
+                      {"group_sizes", kernel.group_sizes},
+                      {"epilogues", kernel.epilogues}});
     }
     fmt::print("{}\n", Json{{"kernels", list}}.dump(2));
     return;

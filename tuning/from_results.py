@@ -16,7 +16,6 @@ import collections
 import json
 import pathlib
 
-
 # Weight types that run on another's kernels.
 SAME_KERNELS = {"u4b8": ["s4"], "u8b128": ["s8"]}
 
@@ -26,23 +25,17 @@ def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
     times: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         if row["us"] is not None:
-            times[row["n"], row["k"], row["overlap"]][row["m"]][row["schedule"]] = row[
-                "us"
-            ]
+            times[row["n"], row["k"], row["overlap"]][row["m"]][row["schedule"]] = row["us"]
     entries = []
     for (n, k, overlap), by_m in sorted(times.items()):
         merged: list[dict] = []
         for m, by_schedule in sorted(by_m.items()):
             best = min(by_schedule, key=by_schedule.get)
             last = merged[-1]["schedule"] if merged else None
-            if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (
-                1 + tolerance
-            ):
+            if last and by_schedule.get(last, float("inf")) <= by_schedule[best] * (1 + tolerance):
                 merged[-1]["m_max"] = m
             else:
-                merged.append(
-                    {"n": n, "k": k, "m_max": m, "overlap": overlap, "schedule": best}
-                )
+                merged.append({"n": n, "k": k, "m_max": m, "overlap": overlap, "schedule": best})
         entries += merged
     return entries
 
@@ -61,9 +54,7 @@ def merge(entries: list[dict], kept: list[dict]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gpu", help="the start of the device's name")
     parser.add_argument(
         "results",
@@ -84,27 +75,15 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     results = [json.loads(path.read_text()) for path in arguments.results]
-    rows = [
-        row | {"overlap": result.get("overlap", False)}
-        for result in results
-        for row in result["rows"]
-    ]
+    rows = [row | {"overlap": result.get("overlap", False)} for result in results for row in result["rows"]]
     if arguments.left_out:
-        rows = [
-            row for row in rows if not row["schedule"].startswith(arguments.left_out)
-        ]
+        rows = [row for row in rows if not row["schedule"].startswith(arguments.left_out)]
     w_types = {row["w_type"] for row in rows}
     if len(w_types) != 1:
-        parser.error(
-            f"results of {', '.join(sorted(w_types))}; a table is of one weight type"
-        )
+        parser.error(f"results of {', '.join(sorted(w_types))}; a table is of one weight type")
     (w_type,) = w_types
     machine = results[-1]["machine"]
-    runs = ", ".join(
-        dict.fromkeys(
-            f"commit {result['commit']} on {result['date']}" for result in results
-        )
-    )
+    runs = ", ".join(dict.fromkeys(f"commit {result['commit']} on {result['date']}" for result in results))
     provenance = (
         f"machete bench --all-schedules at {runs}, {machine['gpu']}, driver {machine['driver']}, "
         f"CUDA {machine['cuda']}, bf16 x {w_type}, group size 128"

@@ -89,6 +89,7 @@ struct KernelInfo {
   std::int64_t max_m = 0;  // the most tokens it serves; 0: any number
   std::vector<std::int64_t>
       group_sizes;        // that it serves, of -1, 16, 32, 48, 64, 96, 128, 256 (4096 x 4096, one token)
+  bool epilogues = true;  // serves the named epilogues, and outputs of f32
   int registers = 0;      // a thread; 0 for the CPU, or where no GPU is at hand to ask
   int shared_memory = 0;  // bytes a CTA; where it depends on the weight, of one 4096 x 4096 with group_size 128
 };

@@ -38,6 +38,9 @@ struct Params {
   kernels::Timeline timeline;
 };
 
+__device__ inline float plus(float a, float b) { return a + b; }
+__device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
 /// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them, kNamed: through
 /// the steps of the epilogue.
 template <bool kNamed, class Config>
@@ -45,47 +48,58 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
                                  int row_tile, int first_warp, bool reused,
                                  float* partial /* [kWarps][kRoundTokens][kPitch] */) {
   constexpr int kTokens = Config::kRoundTokens;
-  constexpr int kPerToken = Config::kRows / 4;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float* own = partial + warp * kTokens * Config::kPitch + lane % 4 * 2 * Config::kPitch + lane / 4;
-#pragma unroll
-  for (int first = 0; first < Config::kTokens; first += kTokens) {
+  constexpr int kRounds = Config::kTokens / kTokens;
+  constexpr int kUnrolled = kNamed ? 1 : kRounds;  // the steps of an epilogue are too long to be there more than once
+#pragma unroll kUnrolled
+  for (int round = 0; round < kRounds; ++round) {
+    const int first = round * kTokens;
     if (first >= store.m) break;
-    if (first > 0 || reused) __syncthreads();  // what was there has been read
+    if (round > 0 || reused) __syncthreads();  // what was there has been read
 #pragma unroll
-    for (int o = 0; o < kTokens / 8; ++o) {
+    for (int o = 0; o < Config::kTokens / 8; ++o) {
+      if (o * 8 / kTokens != round) continue;  // a register's index is known to the compiler
 #pragma unroll
       for (int s = 0; s < Config::kStrips; ++s) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          own[(o * 8 + i % 2) * Config::kPitch + s * 16 + i / 2 * 8] = sums.value[s][first / 8 + o][i];
+          own[(o * 8 % kTokens + i % 2) * Config::kPitch + s * 16 + i / 2 * 8] = sums.value[s][o][i];
         }
       }
     }
     __syncthreads();
-    const int items = min(kTokens, store.m - first) * kPerToken;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < items; i += Config::kThreads) {
-      const int token = i / kPerToken;
-      const int feature = i % kPerToken * 4;
-      const auto sum_of = [&](int feature) {
-        float4 sum = {0, 0, 0, 0};
+    const auto sum_of = [&](int token, int feature, auto zero) {
+      using Number = decltype(zero);  // float, or float4 of neighbouring features
+      Number sum = zero;
 #pragma unroll
-        for (int w = 0; w < Config::kWarps; ++w) {
-          const int from = (first_warp + w) % Config::kWarps;
-          const float4 v =
-              *reinterpret_cast<const float4*>(partial + (from * kTokens + token) * Config::kPitch + feature);
-          sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
-        }
-        return sum;
-      };
-      const int row = row_tile * Config::kRows + feature;
-      if (!kNamed) {
-        store.round(first + token, row, sum_of(feature));
-      } else if (!store.swiglu() || feature % 16 < 8) {  // eight rows of gate, then eight of up
-        const float4 sum = sum_of(feature);
-        store.finish(first + token, row, sum, store.swiglu() ? sum_of(feature + 8) : sum);
+      for (int w = 0; w < Config::kWarps; ++w) {
+        const int from = (first_warp + w) % Config::kWarps;
+        sum =
+            plus(sum, *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature));
+      }
+      return sum;
+    };
+    const int tokens = min(kTokens, store.m - first);
+    if (!kNamed) {
+      constexpr int kPerToken = Config::kRows / 4;
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < tokens * kPerToken; i += Config::kThreads) {
+        const int token = i / kPerToken;
+        const int feature = i % kPerToken * 4;
+        store.round(first + token, row_tile * Config::kRows + feature, sum_of(token, feature, float4{0, 0, 0, 0}));
+      }
+    } else {
+      const int columns = store.swiglu() ? Config::kRows / 2 : Config::kRows;
+#pragma unroll 1
+      for (int i = static_cast<int>(threadIdx.x); i < tokens * columns; i += Config::kThreads) {
+        const int token = i / columns;
+        const int column = i % columns;
+        const int feature = store.swiglu() ? column / 8 * 16 + column % 8 : column;  // eight of gate, then eight of up
+        const float sum = sum_of(token, feature, 0.f);
+        store.finish(first + token, row_tile * columns + column, sum,
+                     store.swiglu() ? sum_of(token, feature + 8, 0.f) : 0.f);
       }
     }
   }

@@ -54,27 +54,19 @@ struct Store {
     }
   }
 
-  /// Four sums through the steps of the epilogue, one after the other, since the code must be small. `up` are those
-  /// eight rows further on, for swiglu.
-  __device__ void finish(int token, int row, float4 sum, float4 up) const {
-    if (token >= m) return;
-    const int first = swiglu() ? row / 16 * 8 + row % 8 : row;
-#pragma unroll 1
-    for (int i = 0; i < 4; ++i) {
-      if (first + i >= columns()) return;
-      const float y = finished(token, first + i, element(sum, i) * factor, element(up, i) * factor);
-      const std::int64_t at = token * ldd + first + i;
-      if (floats) {
-        static_cast<float*>(d)[at] = y;
-      } else {
-        static_cast<Element*>(d)[at] = Element(y);
-      }
+  /// One sum through the steps of the epilogue. `up` is that of the row eight further on, for swiglu.
+  __device__ void finish(int token, int column, float sum, float up) const {
+    if (token >= m || column >= columns()) return;
+    const float y = finished(token, column, sum * factor, up * factor);
+    const std::int64_t at = token * ldd + column;
+    if (floats) {
+      static_cast<float*>(d)[at] = y;
+    } else {
+      static_cast<Element*>(d)[at] = Element(y);
     }
   }
 
  private:
-  __device__ static float element(float4 v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
   /// The named steps, as the tree of visitors.cuh takes them.
   __device__ float finished(int token, int column, float x, float up) const {
     float y = activate(operands.activation, scaled(token, column, x));

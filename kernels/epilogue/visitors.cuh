@@ -186,18 +186,45 @@ struct Matrix : Leaf<MatrixParams<Element>> {
 struct ActivationKind {
   Activation kind;
 };
-/// The activation as a compute node; after swiglu the results are where gate was.
+/// The activation as a compute node; after swiglu the results are where gate was. The kind is looked at once for all
+/// elements, so that their computations interleave.
 template <class T>
 struct ActivationStep {
   using Arguments = ActivationKind;
 
   template <class Array>
   CUTLASS_DEVICE Array operator()(const Array& x, const Arguments& arguments) const {
+    switch (arguments.kind) {
+      case Activation::kNone:
+        return x;
+      case Activation::kRelu:
+        return of_each<Activation::kRelu>(x);
+      case Activation::kSilu:
+        return of_each<Activation::kSilu>(x);
+      case Activation::kGelu:
+        return of_each<Activation::kGelu>(x);
+      case Activation::kGeluTanh:
+        return of_each<Activation::kGeluTanh>(x);
+      case Activation::kSwiglu:
+        return of_pairs(x);
+    }
+    return x;
+  }
+
+ private:
+  template <Activation kKind, class Array>
+  CUTLASS_DEVICE static Array of_each(const Array& x) {
+    Array result;
+    CUTLASS_PRAGMA_UNROLL
+    for (int f = 0; f < static_cast<int>(Array::kElements); ++f) result[f] = activate(kKind, x[f]);
+    return result;
+  }
+  template <class Array>
+  CUTLASS_DEVICE static Array of_pairs(const Array& x) {
     Array result;
     CUTLASS_PRAGMA_UNROLL
     for (int f = 0; f < static_cast<int>(Array::kElements); ++f) {
-      result[f] = activate(arguments.kind, x[f]);
-      if (arguments.kind == Activation::kSwiglu) result[f] = f / 2 % 2 == 0 ? result[f] * x[f + 2] : 0.f;
+      result[f] = f / 2 % 2 == 0 ? silu(x[f]) * x[f + 2] : 0.f;
     }
     return result;
   }

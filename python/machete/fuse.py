@@ -2,7 +2,7 @@
 
 The modules keep their names and classes' code. An attention gets a linear `qkv_proj` for its three; its own forward
 runs as before, and finds the products ready where it would compute them. A gated MLP gets `gate_up_proj`, whose
-epilogue is SwiGLU where the backend has it.
+epilogue is SwiGLU.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +36,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
             layers = [getattr(module, name) for name in _GATE_UP]
             weight = _concatenate(layers)
             if weight is not None and layers[0].bias is None:  # the epilogue adds none before the activation
-                _fuse_gate_up(module, _join(layers, weight, swiglu=_has_swiglu(layers[0].packed_weight.device)))
+                _fuse_gate_up(module, _join(layers, weight, swiglu=True))
     return model
 
 
@@ -51,17 +51,6 @@ def fuse_empty(model: nn.Module, tensor_names: Iterable[str]) -> None:
             if _has(module, parts):
                 layers = [getattr(module, part) for part in parts]
                 fuse(module, _empty(layers, swiglu=parts is _GATE_UP))
-
-
-def leave_to_torch(layer: Linear) -> None:
-    """On a GPU, whose kernels have no SwiGLU yet, a fused weight [gate; up] is packed as any other."""
-    if layer.swiglu and not _has_swiglu(layer.packed_weight.device):
-        weight = layer.packed().unpack()
-        layer.adopt(prepack(weight, dtype=layer.dtype, device=layer.packed_weight.device))
-
-
-def _has_swiglu(device: torch.device) -> bool:
-    return device.type == "cpu"  # no CUDA kernel has it yet
 
 
 def _has(module: nn.Module, names: Sequence[str]) -> bool:
@@ -178,11 +167,7 @@ def _attention_class(base: type[nn.Module]) -> type[nn.Module]:
 @cache
 def _mlp_class(base: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
-        hidden = self.gate_up_proj(x)
-        if not self.gate_up_proj.swiglu:
-            gate, up = hidden.chunk(2, dim=-1)
-            hidden = nn.functional.silu(gate) * up
-        return self.down_proj(hidden)
+        return self.down_proj(self.gate_up_proj(x))
 
     return _subclass(base, _mlp_class, forward)
 

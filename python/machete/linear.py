@@ -183,18 +183,13 @@ class Linear(nn.Module):
         return result if self.bias is None else result.add_(self.bias)
 
     def adopt(self, packed: PackedWeight) -> None:
-        """Takes a weight of the layer's sizes and dtype, whatever its type and groups; ValueError for others.
-
-        [gate; up] may have been packed without swiglu, for a device that has none: then the output is both.
-        """
-        for name, wanted in (("n", self._rows()), ("k", self.in_features), ("dtype", self.dtype)):
-            if getattr(packed, name) != wanted:
-                raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {wanted}")
-        if packed.swiglu and not self.swiglu:
-            raise ValueError("the weight is packed for swiglu, which the layer does not compute; pack it without")
+        """Takes a weight of the layer's sizes, dtype and epilogue, of any type and groups; ValueError for others."""
+        wanted = {"n": self._rows(), "k": self.in_features, "dtype": self.dtype, "swiglu": self.swiglu}
+        for name, value in wanted.items():
+            if getattr(packed, name) != value:
+                raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {value}")
         self.packed_weight = packed.data
-        self.out_features = packed.columns
-        self.weight_type, self.group_size, self.swiglu = packed.weight_type, packed.group_size, packed.swiglu
+        self.weight_type, self.group_size = packed.weight_type, packed.group_size
 
     def _check(self, data: Tensor) -> None:
         found, wanted = PackedWeight.from_tensor(data), self.packed()

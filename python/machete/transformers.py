@@ -17,7 +17,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from machete._native import name_of, native
 from machete.checkpoint import SUFFIXES, FoundLayer, find_layers, read_layer
-from machete.fuse import fuse_empty, fuse_model, leave_to_torch
+from machete.fuse import fuse_empty, fuse_model
 from machete.linear import Linear
 from machete.model import default_skip, layers_to_quantize
 from machete.weight import PackedWeight, prepack
@@ -270,7 +270,6 @@ class Quantizer(HfQuantizer):
                     module.adopt(found.to(dtype=module.dtype))  # from_pretrained may ask for another
                 except ValueError as error:
                     raise ValueError(f"{name}.packed_weight: {error}") from None
-                leave_to_torch(module)
         return fuse_model(model) if self._fuse else model
 
     def is_serializable(self) -> bool:

@@ -38,12 +38,12 @@ struct PlanKey {
   DataType a_type;
   WeightType w_type;
   Device device;
-  bool overlap, batch_invariant, swiglu;
+  bool overlap, batch_invariant, swiglu, act_order;
   std::string schedule;
 
   auto fields() const {
     return std::tie(m, n, k, lda, ldd, group_size, a_type, w_type, device.backend, device.ordinal, overlap,
-                    batch_invariant, swiglu, schedule);
+                    batch_invariant, swiglu, act_order, schedule);
   }
   bool operator==(const PlanKey& other) const { return fields() == other.fields(); }
 };
@@ -55,7 +55,7 @@ struct PlanKeyHash {
     for (const std::int64_t size : {key.m, key.n, key.k, key.lda, key.ldd, key.group_size}) mix(size);
     mix(key.a_type);
     mix(key.w_type);
-    mix(key.device.ordinal * 16 + (key.swiglu ? 8 : 0) + (key.device.backend == Backend::kCuda ? 4 : 0) +
+    mix(key.device.ordinal * 32 + (key.act_order ? 16 : 0) + (key.swiglu ? 8 : 0) + (key.device.backend == Backend::kCuda ? 4 : 0) +
         (key.overlap ? 2 : 0) + (key.batch_invariant ? 1 : 0));
     return hash ^ (hash >> 32);
   }
@@ -94,6 +94,7 @@ class PlanCache {
     problem.group_size = key.group_size;
     problem.lda = key.lda;
     problem.ldd = key.ldd;
+    problem.act_order = key.act_order;
     if (key.swiglu) problem.epilogue.activation = Activation::kSwiglu;
     PlanOptions options;
     options.device = key.device;
@@ -104,7 +105,9 @@ class PlanCache {
   }
 
   static PackedHeader header_of(const PlanKey& key) {
-    return expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size, key.swiglu);
+    const PackedHeader header =
+        expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size, key.swiglu);
+    return key.act_order ? act_ordered(header) : header;
   }
 
   std::shared_mutex mutex_;
@@ -152,7 +155,12 @@ void linear(PlanKey key, const TensorView& x /* [M, K] */, const TensorView& pac
           fmt::format("out of {} must have the {} rows of x; allocate it so", describe(out), key.m));
   }
 
-  const Planned planned = plan_cache().get(key);
+  Planned planned = plan_cache().get(key);
+  // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
+  if (key.device.backend == Backend::kCuda && packed.numel() == bytes_of(act_ordered(planned.header))) {
+    key.act_order = true;
+    planned = plan_cache().get(key);
+  }
   const PackedWeight weight = borrow(packed, planned.header);
   const DLDevice where = packed.device();
   Tensor workspace;

@@ -44,6 +44,7 @@ PackedHeader expected_header(std::int64_t n, std::int64_t k, std::string_view we
   weight.n = n;
   weight.k = k;
   weight.group_size = group_size;
+  weight.zero_point_type = DataType::kF16;  // whatever they are: integers, too, are served as such
   return value_of(packed_header(weight, value_of(parse_data_type(scale_type)), swiglu));
 }
 
@@ -51,16 +52,14 @@ std::int64_t bytes_of(const PackedHeader& header) {
   return static_cast<std::int64_t>(sizeof(PackedHeader) + header.payload_bytes());
 }
 
+PackedHeader act_ordered(PackedHeader header) {
+  header.permutation_bytes = memory::padded(static_cast<std::uint64_t>(header.k) * 4);
+  return header;
+}
+
 PackedWeight borrow(const TensorView& packed, const PackedHeader& expected) {
   if (device_of(packed) == Device::cpu()) return borrow(packed);
   check_bytes(packed);
-  PackedHeader ordered = expected;  // as act-order makes it
-  ordered.permutation_bytes = memory::padded(static_cast<std::uint64_t>(expected.k) * 4);
-  if (packed.numel() == bytes_of(ordered)) {
-    raise(StatusCode::kUnsupported,
-          "the weight's groups have an order of their own (act-order), which no CUDA kernel serves yet; keep the layer "
-          "on the CPU");
-  }
   check_size(packed.numel(), expected);
   return weight_in(packed, expected);
 }

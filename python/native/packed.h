@@ -12,6 +12,9 @@ namespace machete::python {
 PackedHeader expected_header(std::int64_t n, std::int64_t k, std::string_view weight_type, std::string_view scale_type,
                              std::int64_t group_size, bool swiglu = false);
 
+/// The header of such a weight whose groups have an order of their own.
+PackedHeader act_ordered(PackedHeader header);
+
 std::int64_t bytes_of(const PackedHeader& header);
 
 /// The weight in a tensor, borrowed. In CPU memory its header is read from the tensor and must agree with its size;

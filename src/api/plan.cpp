@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "api/memory.h"
 #include "api/plan_state.h"
@@ -156,6 +157,27 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   return {};
 }
 
+// The group sizes that a kernel is asked about.
+constexpr std::int64_t kGroupSizes[] = {-1, 16, 32, 48, 64, 96, 128, 256};
+
+// Of a kernel under the name of a type that it serves.
+KernelInfo describe(const kernels::Kernel& kernel, WeightType w_type) {
+  KernelInfo info;
+  info.name = kernel.name;
+  info.backend = Backend::kCuda;
+  info.w_type = w_type;
+  info.a_type = kernel.a_type;
+  info.max_m = kernel.family == kernels::Family::kGemm ? 0 : kernel.tile.m;
+  for (const std::int64_t size : kGroupSizes) {
+    if (kernel.refusal(packing::shape_of(4096, 4096, size, bits_of(w_type)), 1) == nullptr)
+      info.group_sizes.push_back(size);
+  }
+  info.epilogues = kernel.epilogues;
+  info.registers = memory::registers_of(kernel.function);
+  info.shared_memory = kernel.shared_memory(packing::shape_of(4096, 4096, 128, bits_of(w_type)));
+  return info;
+}
+
 }  // namespace
 
 const Problem& Plan::problem() const { return state_->problem; }
@@ -211,7 +233,6 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
 }
 
 std::vector<KernelInfo> list_kernels() {
-  const std::vector<std::int64_t> group_sizes = {-1, 16, 32, 48, 64, 96, 128, 256};
   std::vector<KernelInfo> kernels;
   for (const WeightType w_type : weight_types()) {
     for (const DataType a_type : {DataType::kBf16, DataType::kF16}) {
@@ -219,24 +240,16 @@ std::vector<KernelInfo> list_kernels() {
       info.name = kCpuSchedule;
       info.w_type = w_type;
       info.a_type = a_type;
-      info.group_sizes = group_sizes;
+      info.group_sizes.assign(std::begin(kGroupSizes), std::end(kGroupSizes));
       kernels.push_back(info);
     }
   }
-  for (const kernels::Kernel* kernel : registry::all()) {
-    KernelInfo info;
-    info.name = kernel->name;
-    info.backend = Backend::kCuda;
-    info.w_type = kernel->w_type;
-    info.a_type = kernel->a_type;
-    info.max_m = kernel->family == kernels::Family::kGemm ? 0 : kernel->tile.m;
-    for (const std::int64_t size : group_sizes) {
-      if (kernel->refusal(packing::shape_of(4096, 4096, size, bits_of(kernel->w_type)), 1) == nullptr)
-        info.group_sizes.push_back(size);
+  for (const WeightType w_type : weight_types()) {
+    for (const DataType a_type : {DataType::kBf16, DataType::kF16}) {
+      for (const kernels::Kernel* kernel : registry::matching(w_type, a_type)) {
+        kernels.push_back(describe(*kernel, w_type));
+      }
     }
-    info.registers = memory::registers_of(kernel->function);
-    info.shared_memory = kernel->shared_memory(packing::shape_of(4096, 4096, 128, bits_of(kernel->w_type)));
-    kernels.push_back(info);
   }
   return kernels;
 }
