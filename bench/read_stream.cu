@@ -48,7 +48,9 @@ Result<double> measure_read_stream(void* memory, std::size_t bytes, cudaStream_t
   if (error != cudaSuccess) return testing::cuda_status(error, "count of SMs");
   const std::int64_t blocks = static_cast<std::int64_t>(bytes) / kBlockBytes;
   // Uniform bytes, as the nibbles of a weight of two columns.
-  if (Status filled = testing::fill_qweight(WeightType::kU4b8, memory, blocks * kBlockBytes, 2, 1, stream); !filled.ok()) return filled;
+  if (Status filled = testing::fill_qweight(WeightType::kU4b8, memory, blocks * kBlockBytes, 2, 1, stream);
+      !filled.ok())
+    return filled;
 
   std::vector<Contender> grids;
   for (const int blocks_per_sm : {2, 4, 8}) {
