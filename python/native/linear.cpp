@@ -55,8 +55,8 @@ struct PlanKeyHash {
     for (const std::int64_t size : {key.m, key.n, key.k, key.lda, key.ldd, key.group_size}) mix(size);
     mix(key.a_type);
     mix(key.w_type);
-    mix(key.device.ordinal * 32 + (key.act_order ? 16 : 0) + (key.swiglu ? 8 : 0) + (key.device.backend == Backend::kCuda ? 4 : 0) +
-        (key.overlap ? 2 : 0) + (key.batch_invariant ? 1 : 0));
+    mix(key.device.ordinal * 32 + (key.act_order ? 16 : 0) + (key.swiglu ? 8 : 0) +
+        (key.device.backend == Backend::kCuda ? 4 : 0) + (key.overlap ? 2 : 0) + (key.batch_invariant ? 1 : 0));
     return hash ^ (hash >> 32);
   }
 };
