@@ -26,15 +26,16 @@ def main() -> None:
         row["groups"] |= set(kernel["group_sizes"])
         row["epilogues"] = row["epilogues"] and kernel["epilogues"]
     print("# Support matrix\n")
-    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations, or f32 where")
-    print("there are epilogues.\n")
+    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations, or")
+    print("f32 where there are epilogues.\n")
     print("| weights | activations | backend | family | kernels | tokens | group sizes | epilogues |")
     print("|---|---|---|---|---|---|---|---|")
     for (w_type, a_type, backend, family), row in rows.items():
         tokens = "any" if row["any"] else f"1...{row['max_m']}"
         sizes = groups(row["groups"], every)
         epilogues = "all" if row["epilogues"] else "none"
-        print(f"| `{w_type}` | `{a_type}` | {backend} | {family} | {row['kernels']} | {tokens} | {sizes} | {epilogues} |")
+        cells = [f"`{w_type}`", f"`{a_type}`", backend, family, str(row["kernels"]), tokens, sizes, epilogues]
+        print(f"| {' | '.join(cells)} |")
     print("\nCUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.")
 
 

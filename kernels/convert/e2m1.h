@@ -10,6 +10,7 @@
 namespace machete::convert {
 
 struct E2m1 : WithoutZeroPoints {
+  static constexpr WeightType kType = WeightType::kE2m1;
   static constexpr int kBits = 4;
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each. As E4m3's.

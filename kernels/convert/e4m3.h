@@ -10,6 +10,7 @@
 namespace machete::convert {
 
 struct E4m3 : WithoutZeroPoints {
+  static constexpr WeightType kType = WeightType::kE4m3;
   static constexpr int kBits = 8;
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.

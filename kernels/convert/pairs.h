@@ -11,10 +11,14 @@
 #include <cute/config.hpp>
 #include <type_traits>
 
+#include "machete/types.h"
+
 namespace machete::convert {
 
 template <class Element>
 inline constexpr bool kIsBf16 = std::is_same_v<Element, cutlass::bfloat16_t>;
+template <class Element>
+inline constexpr DataType kDataType = kIsBf16<Element> ? DataType::kBf16 : DataType::kF16;
 
 template <class Element>
 CUTE_HOST_DEVICE float low_float(std::uint32_t pair) {

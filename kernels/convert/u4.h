@@ -7,6 +7,7 @@
 namespace machete::convert {
 
 struct U4 {
+  static constexpr WeightType kType = WeightType::kU4;
   static constexpr int kBits = 4;
   static constexpr bool kZeroPoints = true;
 

@@ -11,6 +11,7 @@
 namespace machete::convert {
 
 struct U4b8 : WithoutZeroPoints {
+  static constexpr WeightType kType = WeightType::kU4b8;
   static constexpr int kBits = 4;
 
   static constexpr int value(std::uint8_t stored) { return static_cast<int>(stored ^ 8u) - 8; }

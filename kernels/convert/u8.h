@@ -7,6 +7,7 @@
 namespace machete::convert {
 
 struct U8 {
+  static constexpr WeightType kType = WeightType::kU8;
   static constexpr int kBits = 8;
   static constexpr bool kZeroPoints = true;
 

@@ -10,6 +10,7 @@
 namespace machete::convert {
 
 struct U8b128 : WithoutZeroPoints {
+  static constexpr WeightType kType = WeightType::kU8b128;
   static constexpr int kBits = 8;
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 128 exactly, two values each.

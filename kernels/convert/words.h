@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cute/config.hpp>
 
+#include "machete/types.h"
+
 namespace machete::convert {
 
 /// A lane's share of 16 rows x 64 k in the order of kernels/layout: of 4 bits, word `step` is a k16 step; of 8, word

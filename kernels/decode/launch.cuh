@@ -68,12 +68,12 @@ int launch(const kernels::Launch& launch, void* stream) {
 }
 
 template <class Config>
-constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataType a_type) {
+constexpr kernels::Kernel make_kernel(const char* name) {
   kernels::Kernel kernel = {};
   kernel.name = name;
   kernel.family = kernels::Family::kDecode;
-  kernel.w_type = w_type;
-  kernel.a_type = a_type;
+  kernel.w_type = Config::Converter::kType;
+  kernel.a_type = convert::kDataType<typename Config::Element>;
   kernel.tile = {Config::kRows, Config::kTokens, Config::kSlotK};
   kernel.ctas_per_sm = 1;
   kernel.may_overlap = true;

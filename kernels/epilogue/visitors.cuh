@@ -119,10 +119,12 @@ struct TokenVector : Leaf<VectorParams<float>> {
     template <class Accumulator, int kSize>
     CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int chunk) const {
       Fragment<Lane> result;
+      result.fill(params.missing);
+      if (params.values == nullptr) return result;
       CUTLASS_PRAGMA_UNROLL
       for (int f = 0; f < Lane::kFragment; ++f) {
         const int token = lane.token_of(f, chunk);
-        result[f] = params.values != nullptr && token < lane.m ? params.values[token] : params.missing;
+        if (token < lane.m) result[f] = params.values[token];
       }
       return result;
     }
@@ -150,29 +152,35 @@ struct Matrix : Leaf<MatrixParams<Element>> {
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
     MatrixParams<Element> params;
     Lane lane;
-    Fragment<Lane> next;
-    Fragment<Lane> current;
+    cutlass::Array<Element, Lane::kFragment> next;
+    cutlass::Array<Element, Lane::kFragment> current;
 
     CUTLASS_DEVICE Callbacks(const MatrixParams<Element>& p, const Lane& l) : params(p), lane(l) {}
 
     CUTLASS_DEVICE void begin() { fetch(0, 0); }
     CUTLASS_DEVICE void begin_loop(int atom, int chunk) {
+      if (params.values == nullptr) return;  // the same for all lanes, here and below
       current = next;
       fetch((atom + 1) % Lane::kAtoms, chunk + (atom + 1) / Lane::kAtoms);
     }
     template <class Accumulator, int kSize>
     CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
-      return current;
+      Fragment<Lane> result;
+      result.fill(0.f);
+      if (params.values == nullptr) return result;
+      CUTLASS_PRAGMA_UNROLL
+      for (int f = 0; f < Lane::kFragment; ++f) result[f] = static_cast<float>(current[f]);
+      return result;
     }
 
    private:
     CUTLASS_DEVICE void fetch(int atom, int chunk) {
+      if (params.values == nullptr) return;
       CUTLASS_PRAGMA_UNROLL
       for (int f = 0; f < Lane::kFragment; ++f) {
         const int token = lane.token_of(f, chunk);
         const int column = lane.column(Lane::half(f), atom);
-        const bool there = params.values != nullptr && token < lane.m && column >= 0;
-        next[f] = there ? static_cast<float>(params.values[token * params.stride + column]) : 0.f;
+        next[f] = token < lane.m && column >= 0 ? params.values[token * params.stride + column] : Element(0.f);
       }
     }
   };

@@ -17,6 +17,8 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
+#include <type_traits>
+
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
 #include "kernels/gemm/config.h"

@@ -80,12 +80,12 @@ std::size_t workspace(const packing::Shape& shape, std::int64_t m, int sms, bool
 }
 
 template <class Config>
-constexpr kernels::Kernel make_kernel(const char* name, WeightType w_type, DataType a_type) {
+constexpr kernels::Kernel make_kernel(const char* name) {
   kernels::Kernel kernel = {};
   kernel.name = name;
   kernel.family = kernels::Family::kGemm;
-  kernel.w_type = w_type;
-  kernel.a_type = a_type;
+  kernel.w_type = Config::Converter::kType;
+  kernel.a_type = convert::kDataType<typename Config::Element>;
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
   kernel.ctas_per_sm = 1;
   kernel.stream_k = true;

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <string>
 
+#include "kernels/kernel.h"
 #include "kernels/prepack/shape.h"
 #include "machete/linear.h"
 #include "planner/schedule.h"
@@ -29,6 +30,13 @@ struct PlanState {
 struct PlanAccess {
   static const PlanState* state(const Plan& plan) { return plan.state_.get(); }
 };
+
+#if MACHETE_HAS_CUDA
+/// What run() launches a plan's kernel with, on the current device, once its checks have passed and what must go before
+/// is on the stream.
+Result<kernels::Launch> launch_of(const Plan& plan, const Arguments& arguments, void* workspace,
+                                  std::size_t workspace_size, Stream stream);
+#endif
 
 /// run(), with the kernel recording its course into `timeline` (kernels/timeline.h), device memory or null.
 Status run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,

@@ -119,10 +119,10 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
 }
 
 #if MACHETE_HAS_CUDA
-Status run_cuda(const internal::PlanState& state, const Arguments& arguments, void* workspace, Stream stream,
-                void* timeline) {
+// What the kernel gets, once its activations are arranged on the stream.
+Result<kernels::Launch> arrange(const internal::PlanState& state, const Arguments& arguments, void* workspace,
+                                Stream stream) {
   const Problem& problem = state.problem;
-  const memory::CurrentDevice current(state.device);
   kernels::Launch launch = {};
   launch.a = arguments.a;
   launch.lda = problem.lda;
@@ -153,14 +153,22 @@ Status run_cuda(const internal::PlanState& state, const Arguments& arguments, vo
   launch.ldd = problem.ldd;
   launch.stream_k = state.schedule.stream_k;
   launch.sms = state.sms;
-  launch.timeline = timeline;
   launch.overlap = state.overlap;
   launch.encode_tensor_map = state.encode_tensor_map;
-  return memory::cuda_status(state.schedule.kernel->launch(launch, stream.native), "launching a kernel");
+  return launch;
 }
 #endif
 
 }  // namespace
+
+#if MACHETE_HAS_CUDA
+Result<kernels::Launch> internal::launch_of(const Plan& plan, const Arguments& arguments, void* workspace,
+                                            std::size_t workspace_size, Stream stream) {
+  const PlanState& state = *PlanAccess::state(plan);
+  if (Status status = check_arguments(state, arguments, workspace, workspace_size); !status.ok()) return status;
+  return arrange(state, arguments, workspace, stream);
+}
+#endif
 
 Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
                               Stream stream, void* timeline) {
@@ -169,15 +177,20 @@ Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void
   }
   const PlanState& state = *PlanAccess::state(plan);
   if (state.problem.m == 0) return {};
-  const Status status = check_arguments(state, arguments, workspace, workspace_size);
-  if (!status.ok()) return status;
 #if MACHETE_HAS_CUDA
-  if (state.device.backend == Backend::kCuda) return run_cuda(state, arguments, workspace, stream, timeline);
+  if (state.device.backend == Backend::kCuda) {
+    const memory::CurrentDevice current(state.device);
+    Result<kernels::Launch> launch = launch_of(plan, arguments, workspace, workspace_size, stream);
+    if (!launch.ok()) return launch.status();
+    launch->timeline = timeline;
+    return memory::cuda_status(state.schedule.kernel->launch(*launch, stream.native), "launching a kernel");
+  }
 #else
   static_cast<void>(stream);
   static_cast<void>(timeline);
 #endif
-  return reference::linear(state.problem, arguments);
+  const Status status = check_arguments(state, arguments, workspace, workspace_size);
+  return status.ok() ? reference::linear(state.problem, arguments) : status;
 }
 
 Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {
