@@ -21,7 +21,7 @@ struct Config {
   static constexpr int kTileK = kTileK_;
   static constexpr int kStages = kStages_;
 
-  static constexpr int kWarpgroups = 2;  // that consume, each with whole rows
+  static constexpr int kWarpgroups = kTileN % 128 == 0 ? 2 : 3;  // that consume, each with whole rows
   static constexpr int kConsumerWarps = kWarpgroups * 4;
   static constexpr int kConsumers = kConsumerWarps * 32;
   static constexpr int kAtoms = kTileN / 64 / kWarpgroups;  // m64 instructions a warpgroup issues for a k16 step
@@ -51,10 +51,10 @@ struct Config {
   static constexpr int kScaleBytes = kStrips * kMaxGroups * layout::kStripRows * 2;  // [strip][group][16]
   static constexpr int kZeroBytes = Converter::kZeroPoints ? kScaleBytes : 0;        // the same
 
-  // A third warpgroup produces, with a single thread: only a warpgroup can hand its registers to the consumers.
+  // One more warpgroup produces, with a single thread: only a warpgroup can hand its registers to the consumers.
   static constexpr int kThreads = kConsumers + 128;
   static constexpr int kProducerRegisters = 24;
-  static constexpr int kConsumerRegisters = 240;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 240 : 160;
   static_assert(128 * kProducerRegisters + kConsumers * kConsumerRegisters <= 65536);
 
   static constexpr int kStagingTokens = 16;  // what leaves a warpgroup at a time, in 64 features a token

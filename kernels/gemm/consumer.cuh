@@ -13,7 +13,7 @@ namespace machete::gemm {
 ///            of tile t-1, free its stage
 ///
 /// The tensor cores thus always have a tile in hand while the next one is unpacked, the way of words and scales from
-/// shared memory hides behind the unpacking before, and the two warpgroups fill each other's gaps.
+/// shared memory hides behind the unpacking before, and the warpgroups fill each other's gaps.
 template <class Config>
 struct Consumer {
   using Element = typename Config::Element;

@@ -1,8 +1,8 @@
 #pragma once
 
-/// The warp-specialised mixed-precision GEMM: one producer warp fills a ring of stages by TMA; two consumer warpgroups
-/// unpack weights into registers and multiply them with wgmma (consumer.cuh); results leave through shared memory
-/// (kernels/epilogue).
+/// The warp-specialised mixed-precision GEMM: one producer warp fills a ring of stages by TMA; two or three consumer
+/// warpgroups unpack weights into registers and multiply them with wgmma (consumer.cuh); results leave through shared
+/// memory (kernels/epilogue).
 ///
 // clang-format off
 ///   W packed --TMA--> stage: [strip][tile][512 B] --LDS.128--> registers --unpack, scale--> operand A --+
@@ -10,8 +10,8 @@
 ///   accumulators --(stream-K: + what others give)--> round --> staging [token][64 features] --> D
 // clang-format on
 ///
-/// One CTA an SM takes tile after tile, its producer running ahead while results leave. The two warpgroups share stages
-/// but not their course: one may be storing while the other multiplies, up to a ring apart. Where whole tiles would
+/// One CTA an SM takes tile after tile, its producer running ahead while results leave. The warpgroups share stages but
+/// not their course: one may be storing while another multiplies, up to a ring apart. Where whole tiles would
 /// leave SMs idle, several CTAs share a tile's K (scheduler.h, exchange.cuh); sums are added in the order of k, so the
 /// same launch gives the same bits every time.
 
