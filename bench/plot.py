@@ -3,7 +3,7 @@
 
 Writes <suite>-chain and <suite>-linears, as PNG and SVG, for every suite in the given result files; where two files
 hold the same suite, the later one counts; a run with --overlap is drawn beside the one without. Without files: the
-newest results of each suite under bench/results/.
+newest results of each suite under bench/results/, and of e2e.py under bench/results/e2e/, which become end-to-end.
 """
 
 import argparse
@@ -203,6 +203,10 @@ def save(figure, axes, data, suite, subject, group_size, output):
         columnspacing=1.3,
     )
     figure.tight_layout(rect=(0, (0.12 + 0.2 * legend_rows) / height, 1, 1 - 0.55 / height))
+    write(figure, output)
+
+
+def write(figure, output):
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output.with_suffix(".svg"), metadata={"Date": None})
     figure.savefig(output.with_suffix(".png"), dpi=160, metadata={"Software": None})
@@ -254,6 +258,29 @@ def plot_linears(data, peers, suite, group_size, folder):
     save(figure, list(grid.flat), data, suite, subject, group_size, folder / f"{suite}-linears")
 
 
+def plot_end_to_end(data, folder):
+    """Tokens a second of a whole model, decoding, as bars: torch's bf16 linears and ours."""
+    rows = select(data["rows"], what="decode")
+    figure, panels = plt.subplots(1, len(rows), figsize=(2.3 * len(rows) + 0.6, 3.2))
+    for axes, row in zip(panels, rows, strict=True):
+        speed = row["tokens_per_second"]
+        bars = axes.bar(["bf16", "u4b8"], [speed["bf16"], speed["u4b8"]], color=[CUBLAS_COLOUR, OURS["bf16", False][1]])
+        axes.bar_label(bars, [f"{speed['bf16']:.0f}", f"{speed['u4b8']:.0f}\n{row['ratio']:.2f}×"], fontsize=8)
+        axes.set_ylim(top=1.2 * max(speed.values()))
+        axes.set_title(f"batch {row['batch']}")
+        axes.grid(axis="x", visible=False)
+        axes.set_axisbelow(True)
+    panels[0].set_ylabel("tokens/s")
+    model = data["model"]
+    title = f"Llama of {model['num_hidden_layers']} layers, hidden size {model['hidden_size']}: decoding"
+    about = f"{data['machine']}, {data['prompt']} tokens of prompt, CUDA graphs, {data['date']}"
+    height = figure.get_size_inches()[1]
+    figure.text(0.01, 1 - 0.10 / height, title, ha="left", va="top", fontsize=12, fontweight="bold")
+    figure.text(0.01, 1 - 0.36 / height, about, ha="left", va="top", fontsize=8, color="#868e96")
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.55 / height))
+    write(figure, folder / "end-to-end")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="*", type=Path, help="JSON files written by `machete bench --json`")
@@ -282,6 +309,9 @@ def main():
             beside = peers_of(peers, data, suite, group_size)
             plot_chain(data, beside, suite, group_size, arguments.output)
             plot_linears(data, beside, suite, group_size, arguments.output)
+        models = [] if arguments.results else [load(path) for path in (BENCH / "results" / "e2e").glob("*.json")]
+        if models:
+            plot_end_to_end(max(models, key=lambda data: data["date"]), arguments.output)
 
 
 if __name__ == "__main__":
