@@ -29,6 +29,15 @@
 ///        lane: row r, step 0: a0 a0' a2 a2' | step 1 | row r + 8, step 0: a1 a1' a3 a3' | step 1
 ///
 /// so that two bytes of a word make an operand register, and a word is four k's of a row for an 8-bit integer MMA.
+///
+/// The MMAs of 8-bit activations (wgmma m64nNk32, mma.sync m16n8k32) take 16 rows x 32 k a step, four bytes in each of
+/// a lane's registers: a0 has k = 4c..4c+3 of row r, a1 those of the row 8 below, a2 and a3 lie 16 further on. Tiles
+/// are as large as before, but in an order of their own:
+///
+///        4 bits, lane: step 0: a0 a1, a2 a3 | step 1: a0 a1, a2 a3     a word each: even nibbles a0, odd ones a1
+///        8 bits, lane: a0 | a1 | a2 | a3                               a word each, one step
+///
+/// so that `(word << 4) & 0xf0f0f0f0` and `word & 0xf0f0f0f0` are two operand registers of 16 (q - 8).
 
 #include <cute/atom/mma_traits_sm80.hpp>
 #include <cute/atom/mma_traits_sm90_gmma.hpp>
@@ -38,12 +47,25 @@ namespace machete::layout {
 
 using namespace cute;  // NOLINT(google-build-using-namespace): the algebra is unreadable otherwise
 
-using WarpgroupMma = SM90_64x8x16_F32BF16BF16_RS<GMMA::Major::K, GMMA::Major::K>;
-using WarpMma = SM80_16x8x16_F32BF16BF16F32_TN;
+/// The MMAs of each width of activations; all of a width share their operand's order.
+template <int kActivationBits>
+struct Mma;
+template <>
+struct Mma<16> {
+  using Warpgroup = SM90_64x8x16_F32BF16BF16_RS<GMMA::Major::K, GMMA::Major::K>;
+  using Warp = SM80_16x8x16_F32BF16BF16F32_TN;
+};
+template <>
+struct Mma<8> {
+  using Warpgroup = SM90_64x8x32_S32S8S8_RS_TN;
+  using Warp = SM80_16x8x32_S32S8S8S32_TN;
+};
 
 inline constexpr int kStripRows = 16;
 inline constexpr int kTileK = 64;
-inline constexpr int kStepK = 16;
+/// A step of an MMA: 32 bytes of activations, whatever their width.
+constexpr int step_k(int activation_bits) { return 256 / activation_bits; }
+inline constexpr int kStepK = step_k(16);
 inline constexpr int kSteps = kTileK / kStepK;
 inline constexpr int kTileElements = kStripRows * kTileK;
 inline constexpr int kTileBytes = kTileElements / 2;
@@ -51,55 +73,71 @@ inline constexpr int kTileBytes = kTileElements / 2;
 /// Bytes of 16 rows x 64 k, what kernels call a tile: of 8 bits, it is two of the layout's.
 constexpr int tile_bytes(int bits) { return kTileElements * bits / 8; }
 
-/// (lane, value) -> row + 16 k, of a warp's 16 x 16 share of the operand. The warps of a warpgroup take strips one
-/// after the other.
+/// (lane, value) -> row + 16 k, of a warp's 16 rows of the operand. The warps of a warpgroup take strips one after the
+/// other.
+template <int kActivationBits = 16>
 constexpr auto warp_fragment() {
-  using Fragment = typename MMA_Traits<WarpgroupMma>::ALayout;                     // (thread, value) -> row + 64 k
-  auto strip = Layout<Shape<Shape<_16, _4>, _16>, Stride<Stride<_1, _0>, _16>>{};  // row + 64 k -> row % 16 + 16 k
-  auto fragment = composition(strip, Fragment{});                                  // ((lane, warp), value)
+  using Fragment =
+      typename MMA_Traits<typename Mma<kActivationBits>::Warpgroup>::ALayout;  // (thread, value) -> row + 64 k
+  auto strip = Layout<Shape<Shape<_16, _4>, Int<step_k(kActivationBits)>>,
+                      Stride<Stride<_1, _0>, _16>>{};  // row + 64 k -> row % 16 + 16 k
+  auto fragment = composition(strip, Fragment{});      // ((lane, warp), value)
   return make_layout(make_layout(get<0, 0>(fragment), get<0, 1>(fragment)), get<1>(fragment));  // (lane, value)
 }
-static_assert(is_same_v<decltype(warp_fragment()), typename MMA_Traits<WarpMma>::ALayout>,
-              "a strip must serve wgmma and mma.sync alike");
 
-/// (lane, (half, register)) -> element of a step, in memory order: for 4 bits nibbles, for 8 bytes.
-template <int kBits>
+template <int kActivationBits>
+inline constexpr bool kServesBoth = is_same_v<decltype(warp_fragment<kActivationBits>()),
+                                              typename MMA_Traits<typename Mma<kActivationBits>::Warp>::ALayout>;
+static_assert(kServesBoth<16> && kServesBoth<8>, "a strip must serve wgmma and mma.sync alike");
+static_assert(
+    is_same_v<MMA_Traits<SM90_64x8x32_F32E4M3E4M3_RS_TN<>>::ALayout, MMA_Traits<typename Mma<8>::Warpgroup>::ALayout>,
+    "int8 and e4m3 must share an order");
+
+/// (lane, value) -> element of a step, in memory order: for 4 bits nibbles, for 8 bytes.
+template <int kBits, int kActivationBits>
 constexpr auto step_memory() {
-  if constexpr (kBits == 4) {
+  static_assert(kBits == 4 || kBits == 8);
+  if constexpr (kActivationBits == 16 && kBits == 4) {  // (lane, (half, register))
     return Layout<Shape<_32, Shape<_2, _4>>, Stride<_32, Stride<_4, _1>>>{};
-  } else {
-    static_assert(kBits == 8);
+  } else if constexpr (kActivationBits == 16) {  // (lane, (half, (row, k 8 on)))
     return Layout<Shape<_32, Shape<_2, Shape<_2, _2>>>, Stride<_16, Stride<_1, Stride<_8, _2>>>>{};
+  } else if constexpr (kBits == 4) {  // (lane, (byte, row, k 16 on))
+    return Layout<Shape<_32, Shape<_4, _2, _2>>, Stride<_32, Stride<_2, _1, _8>>>{};
+  } else {  // (lane, (byte, register))
+    return Layout<Shape<_32, Shape<_4, _4>>, Stride<_16, Stride<_1, _4>>>{};
   }
 }
 
 /// (row, k) -> element, in memory order, of a 512-byte tile: 16 x 64 of 4 bits, 16 x 32 of 8.
-template <int kBits = 4>
+template <int kBits = 4, int kActivationBits = 16>
 constexpr auto tile_layout() {
-  using Steps = conditional_t<kBits == 4, Layout<Int<kSteps>, _8>, Layout<_2, _4>>;
-  auto step = composition(step_memory<kBits>(),
-                          right_inverse(warp_fragment()).with_shape(Int<16>{}, Int<16>{}));  // (row, k16) -> element
-  return make_layout(get<0>(step), make_layout(get<1>(step), Steps{}));                      // (row, (k16, step))
+  constexpr int kDepth = step_k(kActivationBits);
+  constexpr int kRun = kActivationBits == 16 && kBits == 8 ? 4 : kDepth / 2;  // what lies together of a lane's step
+  using Steps = Layout<Int<256 / kBits / kDepth>, Int<kRun>>;
+  auto step = composition(step_memory<kBits, kActivationBits>(),
+                          right_inverse(warp_fragment<kActivationBits>()).with_shape(Int<16>{}, Int<kDepth>{}));
+  return make_layout(get<0>(step), make_layout(get<1>(step), Steps{}));  // (row, (k, step))
 }
 
 /// element -> row + 16 k: the inverse of tile_layout().
-template <int kBits = 4>
+template <int kBits = 4, int kActivationBits = 16>
 constexpr auto tile_inverse() {
-  return right_inverse(tile_layout<kBits>());
+  return right_inverse(tile_layout<kBits, kActivationBits>());
 }
 
-template <int kBits>
+template <int kBits, int kActivationBits>
 constexpr bool is_bijection() {
   constexpr int kElements = kTileBytes * 8 / kBits;
-  return size(tile_layout<kBits>()) == kElements && cosize(tile_layout<kBits>()) == kElements &&
-         size(tile_inverse<kBits>()) == kElements;
+  constexpr auto tile = tile_layout<kBits, kActivationBits>();
+  return size(tile) == kElements && cosize(tile) == kElements &&
+         size(tile_inverse<kBits, kActivationBits>()) == kElements;
 }
-static_assert(is_bijection<4>() && is_bijection<8>());
+static_assert(is_bijection<4, 16>() && is_bijection<8, 16>() && is_bijection<4, 8>() && is_bijection<8, 8>());
 
 /// (n, k) -> element, in memory order, of a whole weight; n a multiple of 16, k of 64.
-template <int kBits = 4, class Index>
+template <int kBits = 4, int kActivationBits = 16, class Index>
 constexpr auto weight_layout(Index n, Index k) {
-  auto tile = tile_layout<kBits>();
+  auto tile = tile_layout<kBits, kActivationBits>();
   Index tiles_k = k / Index(size<1>(tile));
   return make_layout(make_layout(get<0>(tile), make_layout(n / Index(kStripRows), tiles_k * Index(size(tile)))),
                      make_layout(get<1>(tile), make_layout(tiles_k, Int<decltype(size(tile))::value>{})));

@@ -19,6 +19,9 @@ struct Place {
 // mma.m16n8k16").
 Place operand_a(int lane, int j, int half) { return {lane / 4 + 8 * (j % 2), lane % 4 * 2 + half + 8 * (j / 2)}; }
 
+// Of mma.sync.m16n8k32 and wgmma.m64k32, whose registers hold four bytes ("Matrix Fragments for mma.m16n8k32").
+Place operand_a8(int lane, int j, int byte) { return {lane / 4 + 8 * (j % 2), lane % 4 * 4 + byte + 16 * (j / 2)}; }
+
 constexpr bool is_bijection() {
   std::array<bool, kTileElements> seen{};
   constexpr auto tile = tile_layout();
@@ -49,13 +52,17 @@ TEST(Layout, ALanesWordIsItsOperandOfOneStep) {
 }
 
 TEST(Layout, WgmmaTakesStripsByWarp) {
-  using Fragment = typename MMA_Traits<WarpgroupMma>::ALayout;  // (thread, value) -> row + 64 k
+  using Fragment = typename MMA_Traits<Mma<16>::Warpgroup>::ALayout;  // (thread, value) -> row + 64 k
+  using Fragment8 = typename MMA_Traits<Mma<8>::Warpgroup>::ALayout;
   for (int thread = 0; thread < 128; ++thread) {
+    const int row = thread / 32 * kStripRows;
     for (int v = 0; v < 8; ++v) {
-      const int index = Fragment{}(thread, v);
       const Place place = operand_a(thread % 32, v / 2, v % 2);
-      EXPECT_EQ(index % 64, thread / 32 * kStripRows + place.row);
-      EXPECT_EQ(index / 64, place.k);
+      EXPECT_EQ(Fragment{}(thread, v), row + place.row + 64 * place.k);
+    }
+    for (int v = 0; v < 16; ++v) {
+      const Place place = operand_a8(thread % 32, v / 4, v % 4);
+      EXPECT_EQ(Fragment8{}(thread, v), row + place.row + 64 * place.k);
     }
   }
 }
@@ -107,20 +114,69 @@ TEST(Layout, EightBitsAreRowByRowInALane) {
   }
 }
 
-TEST(Layout, TilesFollowEachOtherAlongKThenStrips) {
+// With 8-bit activations a 4-bit word is two operand registers, each under one mask: `(word << 4) & 0xf0f0f0f0` is row
+// r, `word & 0xf0f0f0f0` the row 8 below, byte by byte in the order of the operand.
+TEST(Layout, ForEightBitActivationsAWordIsTwoOperandRegisters) {
+  std::array<std::uint32_t, kTileBytes / 4> words{};
+  for (int row = 0; row < kStripRows; ++row) {
+    for (int k = 0; k < kTileK; ++k) {
+      const auto element = static_cast<std::size_t>(tile_layout<4, 8>()(row, k));
+      words[element / 8] |= static_cast<std::uint32_t>((row * 5 + k * 3) % 16) << (element % 8 * 4);
+    }
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int step = 0; step < 2; ++step) {
+      for (int j = 0; j < 4; ++j) {
+        const std::uint32_t word = words[static_cast<std::size_t>(lane * 4 + step * 2 + j / 2)];
+        const std::uint32_t operand = (j % 2 == 0 ? word << 4 : word) & 0xf0f0f0f0;
+        for (int byte = 0; byte < 4; ++byte) {
+          const Place place = operand_a8(lane, j, byte);
+          EXPECT_EQ(operand >> (8 * byte) & 0xff, (place.row * 5 + (step * 32 + place.k) * 3) % 16 * 16)
+              << "lane " << lane << " step " << step << " register " << j << " byte " << byte;
+        }
+      }
+    }
+  }
+}
+
+// Of 8 bits a word is an operand register as it is.
+TEST(Layout, ForEightBitActivationsEightBitsAreTheOperand) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int j = 0; j < 4; ++j) {
+      for (int byte = 0; byte < 4; ++byte) {
+        const Place place = operand_a8(lane, j, byte);
+        const int element = lane * 16 + j * 4 + byte;
+        EXPECT_EQ((tile_layout<8, 8>()(place.row, place.k)), element);
+        EXPECT_EQ((tile_inverse<8, 8>()(element)), place.row + kStripRows * place.k);
+      }
+    }
+  }
+}
+
+template <int kBits, int kActivationBits>
+void expect_tiles_in_order() {
   constexpr int kN = 96;
   constexpr int kK = 320;
-  const auto layout = weight_layout<4, std::int64_t>(kN, kK);
+  constexpr int kDepth = 256 / kBits;
+  constexpr auto tile_order = tile_layout<kBits, kActivationBits>();
+  const auto layout = weight_layout<kBits, kActivationBits, std::int64_t>(kN, kK);
   std::set<std::int64_t> seen;
   for (int n = 0; n < kN; ++n) {
     for (int k = 0; k < kK; ++k) {
-      const int tile = n / kStripRows * (kK / kTileK) + k / kTileK;
-      EXPECT_EQ(layout(n, k), tile * kTileElements + tile_layout()(n % kStripRows, k % kTileK));
+      const int tile = n / kStripRows * (kK / kDepth) + k / kDepth;
+      EXPECT_EQ(layout(n, k), tile * kStripRows * kDepth + tile_order(n % kStripRows, k % kDepth));
       seen.insert(layout(n, k));
     }
   }
   EXPECT_EQ(seen.size(), static_cast<std::size_t>(kN * kK));
   EXPECT_EQ(*seen.rbegin(), kN * kK - 1);
+}
+
+TEST(Layout, TilesFollowEachOtherAlongKThenStrips) {
+  expect_tiles_in_order<4, 16>();
+  expect_tiles_in_order<8, 16>();
+  expect_tiles_in_order<4, 8>();
+  expect_tiles_in_order<8, 8>();
 }
 
 TEST(Layout, ALanesTwoScalesAreNeighbours) {
