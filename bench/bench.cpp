@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "api/plan_state.h"
+#include "api/validate.h"
 #include "bench/arena.h"
 #include "bench/cublas_baseline.h"
 #include "bench/machine.h"
@@ -53,10 +55,7 @@ Status check_options(const BenchOptions& options) {
     }
   }
   for (const DataType type : options.a_types) {
-    if (type != DataType::kBf16 && type != DataType::kF16) {
-      return {StatusCode::kInvalidArgument,
-              fmt::format("activations of {} are not benchmarked; take bf16 or f16", name_of(type))};
-    }
+    if (Status status = validate::activation_type(type, options.w_type); !status.ok()) return status;
   }
   if (options.timeline && !options.json_path.empty()) {
     return {StatusCode::kInvalidArgument, "a timeline is printed, not written; leave the JSON path out"};
@@ -74,9 +73,27 @@ Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type,
   problem.n = weight.shape().n;
   problem.k = weight.shape().k;
   problem.w_type = weight.canonical().type;
-  problem.a_type = problem.d_type = a_type;
+  problem.a_type = a_type;
+  problem.d_type = weight.canonical().scale_type;
   problem.group_size = group_size;
   return problem;
+}
+
+// The suite without the linears that are not named; a part of them is no chain.
+Suite only(const std::vector<std::string>& names, Suite suite) {
+  if (names.empty()) return suite;
+  const auto unnamed = [&](const Shape& shape) {
+    return std::find(names.begin(), names.end(), shape.name) == names.end();
+  };
+  suite.shapes.erase(std::remove_if(suite.shapes.begin(), suite.shapes.end(), unnamed), suite.shapes.end());
+  suite.chain = false;
+  return suite;
+}
+
+std::string names_of(const Suite& suite) {
+  std::vector<std::string> names;
+  for (const Shape& shape : suite.shapes) names.push_back(shape.name);
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 // One run of the benchmark: what it was asked for, what it holds on the device, what it has found.
@@ -147,8 +164,13 @@ Status Session::run() {
   for (const std::string& name : options_.suites) {
     const Result<Suite> suite = find_suite(name);
     if (!suite.ok()) return suite.status();
-    suites_.push_back(*suite);
-    const std::size_t linears = suite->shapes.size() * options_.group_sizes.size() + (suite->chain ? 1 : 0);
+    suites_.push_back(only(options_.linears, *suite));
+    if (suites_.back().shapes.empty()) {
+      return {StatusCode::kInvalidArgument, fmt::format("suite {} has no linear '{}'; it has {}", name,
+                                                        fmt::join(options_.linears, ", "), names_of(*suite))};
+    }
+    const Suite& kept = suites_.back();
+    const std::size_t linears = kept.shapes.size() * options_.group_sizes.size() + (kept.chain ? 1 : 0);
     steps_ += static_cast<std::int64_t>(options_.a_types.size() * options_.ms.size() * linears);
   }
   ResultFile file;
@@ -227,10 +249,12 @@ Status Session::allocate() {
   const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
   for (const Suite& suite : suites_) {
     for (const std::int64_t group_size : options_.group_sizes) {
-      Arena counting;
-      const Result<Stage> stage = Stage::place(suite, weight_options(DataType::kBf16, group_size), max_m, counting);
-      if (!stage.ok()) return in_context(stage.status(), suite.name);
-      bytes = std::max(bytes, cublas_bytes_ + counting.used());
+      for (const DataType a_type : options_.a_types) {
+        Arena counting;
+        const Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, counting);
+        if (!stage.ok()) return in_context(stage.status(), suite.name);
+        bytes = std::max(bytes, cublas_bytes_ + counting.used());
+      }
     }
   }
   const Status status = memory_.resize(bytes);

@@ -10,9 +10,10 @@
 namespace machete::bench {
 
 struct BenchOptions {
-  std::vector<std::string> suites;  // of suite_names(); empty: llama8b
-  std::vector<std::int64_t> ms;     // tokens, each >= 1; empty: 1, 2, 4, ..., 8192
-  std::vector<DataType> a_types;    // bf16, f16; empty: both
+  std::vector<std::string> suites;   // of suite_names(); empty: llama8b
+  std::vector<std::string> linears;  // of the suites, by name; empty: all, and their chains
+  std::vector<std::int64_t> ms;      // tokens, each >= 1; empty: 1, 2, 4, ..., 8192
+  std::vector<DataType> a_types;     // empty: bf16 and f16
   WeightType w_type = WeightType::kU4b8;
   std::vector<std::int64_t> group_sizes{128};  // a multiple of 16, or -1
   std::string json_path;                       // where the results go; empty: nowhere
@@ -22,7 +23,7 @@ struct BenchOptions {
   bool overlap = false;                        // plans with programmatic dependent launch
   bool batch_invariant = false;                // plans that give a token the same bits whatever M
   bool timeline = false;                       // print the course of each chain's kernels instead of timing linears
-  bool cublas = true;                          // time cuBLAS with 16-bit weights beside it
+  bool cublas = true;                          // time cuBLAS with dense weights beside it
   bool check = true;                           // hold the results to their bounds before timing
   int device = 0;                              // the CUDA device
   std::string commit;                          // recorded with the results

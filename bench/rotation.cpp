@@ -45,12 +45,13 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   canonical.n = shape.n;
   canonical.k = shape.k;
   canonical.group_size = options.group_size;
-  canonical.scale_type = options.a_type;
-  const Result<PackedHeader> header = packed_header(canonical, options.a_type);
+  canonical.scale_type = options.scale_type();
+  const int activation_bits = bits_of(options.a_type);
+  const Result<PackedHeader> header = packed_header(canonical, canonical.scale_type, false, activation_bits);
   if (!header.ok()) return header.status();
   weight.header_ = *header;
 
-  const std::int64_t element = static_cast<std::int64_t>(bytes_of(options.a_type));
+  const std::int64_t element = static_cast<std::int64_t>(bytes_of(canonical.scale_type));
   canonical.qweight = weight.qweight_ = arena.take(size(shape.n * canonical.row_bytes()));
   canonical.scales = weight.scales_ = arena.take(size(canonical.groups() * shape.n * element));
   if (has_zero_points(options.w_type)) {
@@ -59,7 +60,7 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   const std::int64_t packed_bytes = static_cast<std::int64_t>(header->payload_bytes());
   weight.packed_ = take_copies(arena, size(packed_bytes), copies_past_l2(packed_bytes, options.l2_bytes));
   if (options.dense) {
-    const std::int64_t dense_bytes = shape.n * shape.k * element;
+    const std::int64_t dense_bytes = shape.n * shape.k * static_cast<std::int64_t>(bytes_of(options.a_type));
     weight.dense_ = take_copies(arena, size(dense_bytes), copies_past_l2(dense_bytes, options.l2_bytes));
   }
   return weight;
@@ -68,8 +69,8 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
 Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
   Status status = testing::fill_qweight(options_.w_type, qweight_, shape_.n, shape_.k, seed, stream);
   if (status.ok()) {
-    status = testing::fill_scales(options_.a_type, scales_, canonical_.groups(), shape_.n, testing::ScaleFill::kRandom,
-                                  seed + 1, stream);
+    status = testing::fill_scales(canonical_.scale_type, scales_, canonical_.groups(), shape_.n,
+                                  testing::ScaleFill::kRandom, seed + 1, stream);
   }
   if (status.ok() && zero_points_ != nullptr) {
     status = testing::fill_zero_points(DataType::kU8, bits_of(options_.w_type), zero_points_, canonical_.groups(),
@@ -79,7 +80,8 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
 
   PrepackOptions prepack_options;
   prepack_options.device = options_.device;
-  prepack_options.scale_type = options_.a_type;
+  prepack_options.scale_type = canonical_.scale_type;
+  prepack_options.activation_bits = bits_of(options_.a_type);
   prepack_options.stream = Stream(stream);
   const std::size_t packed_bytes = size(static_cast<std::int64_t>(header_.payload_bytes()));
   const Result<PackedWeight> first = prepack_into(canonical_, prepack_options, packed_[0], packed_bytes);
@@ -93,15 +95,21 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
   }
 
   if (!options_.dense) return {};
-  if (status = dequantize(canonical_, options_.a_type, dense_[0], stream); !status.ok()) return status;
+  // Of 8 bits any numbers will do: cuBLAS has no place for the scales of groups.
+  status = bits_of(options_.a_type) == 16
+               ? dequantize(canonical_, options_.a_type, dense_[0], stream)
+               : testing::fill_activations(options_.a_type, dense_[0], shape_.n, shape_.k, shape_.k,
+                                           testing::ActivationFill::kNormal, seed + 3, stream);
+  if (!status.ok()) return status;
   return copy_from_first(dense_, size(shape_.n * shape_.k) * bytes_of(options_.a_type), stream);
 }
 
 std::int64_t RotatedWeight::bytes(std::int64_t m) const {
-  const std::int64_t element = static_cast<std::int64_t>(bytes_of(options_.a_type));
+  const auto element = static_cast<std::int64_t>(bytes_of(canonical_.scale_type));  // of D, too
+  const auto a_element = static_cast<std::int64_t>(bytes_of(options_.a_type));
   const std::int64_t group_bytes = has_zero_points(options_.w_type) ? 2 * element : element;  // as packed
   return shape_.n * canonical_.row_bytes() + canonical_.groups() * shape_.n * group_bytes +
-         m * (shape_.k + shape_.n) * element;
+         m * (shape_.k * a_element + shape_.n * element);
 }
 
 }  // namespace machete::bench

@@ -32,9 +32,11 @@ class RotatedWeight {
     DataType a_type = DataType::kBf16;
     WeightType w_type = WeightType::kU4b8;
     std::int64_t group_size = 128;
-    bool dense = true;  // also the 16-bit form, for cuBLAS
+    bool dense = true;  // also the form that cuBLAS takes, of a_type
     std::int64_t l2_bytes = 0;
     Device device;
+
+    DataType scale_type() const { return bits_of(a_type) == 16 ? a_type : DataType::kBf16; }  // and of outputs
   };
 
   /// Takes the memory. With a counting arena the object only knows its sizes.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bench/cublas_baseline.h"
 #include "testing/random.h"
 
 namespace machete::bench {
@@ -19,9 +20,12 @@ Result<Stage> Stage::place(const Suite& suite, const RotatedWeight::Options& opt
     stage.max_k_ = std::max(stage.max_k_, shape.k);
   }
   stage.max_m_ = max_m;
-  const std::size_t element = bytes_of(options.a_type);
-  stage.activations = take_copies(arena, static_cast<std::size_t>(max_m * stage.max_k_) * element, kSlots);
-  stage.outputs = take_copies(arena, static_cast<std::size_t>(max_m * max_n) * element, kSlots);
+  const auto inputs = static_cast<std::size_t>(max_m * stage.max_k_);
+  stage.activations = take_copies(arena, inputs * bytes_of(options.a_type), kSlots);
+  const auto outputs = static_cast<std::size_t>(max_m * max_n);
+  const std::size_t output_bytes =
+      std::max(bytes_of(options.scale_type()), CublasBaseline::output_bytes(options.a_type));
+  stage.outputs = take_copies(arena, outputs * output_bytes, kSlots);
   return stage;
 }
 

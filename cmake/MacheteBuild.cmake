@@ -104,7 +104,9 @@ endfunction()
 function(machete_kernel_target target)
   machete_target(${target})
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-v>)
+  # A list, to which a compiler cache that is not there adds nothing.
+  set(launcher ${PROJECT_SOURCE_DIR}/cmake/check_ptxas.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})
   set_target_properties(${target} PROPERTIES
-    CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/cmake/check_ptxas.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}"
+    CUDA_COMPILER_LAUNCHER "${launcher}"
     JOB_POOL_COMPILE machete_kernels)
 endfunction()

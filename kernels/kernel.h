@@ -32,8 +32,7 @@ struct Launch {
   bool fractional_zero_points;  // not all are integers
   float tensor_scale;           // of the whole weight
   void* d;                      // [M, columns] of d_type, rows ldd apart
-  DataType a_type;
-  DataType d_type;  // the activation type, or f32
+  DataType d_type;              // of 16 bits that of the kernel's Element, or f32
   epilogue::Operands epilogue;
   packing::Shape shape;
   std::int64_t m;
@@ -47,7 +46,7 @@ struct Launch {
   void* timeline;           // kernels/timeline.h; null but for measurements
 
   /// Sums become outputs by nothing but rounding.
-  bool rounds_only() const { return epilogue.plain() && d_type == a_type; }
+  bool rounds_only() const { return epilogue.plain() && d_type != DataType::kF32; }
 };
 
 struct Kernel {
@@ -55,11 +54,12 @@ struct Kernel {
   Family family;
   WeightType w_type;
   DataType a_type;
+  DataType scale_type;  // of scales, bias, residual, and of D where that is not f32
   Tile tile;
   int ctas_per_sm;
   bool stream_k;      // can share tiles among CTAs
   bool may_overlap;   // dependent launch was measured not to cost it
-  bool aligned_rows;  // lda must be a multiple of 8
+  bool aligned_rows;  // of A must start on 16 bytes
   bool epilogues;     // serves the named ones, and outputs of f32
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;

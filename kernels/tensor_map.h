@@ -36,12 +36,13 @@ bool encode_tensor_map(const Launch& launch, CUtensorMap* map, CUtensorMapDataTy
              swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-/// (K, M) of 16 bit, box (64, tokens), 128-byte swizzle.
-inline bool encode_activations(const Launch& launch, int tokens, CUtensorMap* map) {
-  return encode_tensor_map<2>(launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.a,
-                              {static_cast<std::uint64_t>(launch.shape.k), static_cast<std::uint64_t>(launch.m)},
-                              {static_cast<std::uint64_t>(launch.lda) * 2},
-                              {layout::kTileK, static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
+/// (K, M) of `bytes` each, 1 or 2, box (128 bytes, tokens), 128-byte swizzle.
+inline bool encode_activations(const Launch& launch, int tokens, CUtensorMap* map, std::size_t bytes = 2) {
+  return encode_tensor_map<2>(
+      launch, map, bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.a,
+      {static_cast<std::uint64_t>(launch.shape.k), static_cast<std::uint64_t>(launch.m)},
+      {static_cast<std::uint64_t>(launch.lda) * bytes},
+      {static_cast<std::uint32_t>(128 / bytes), static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
 /// (K/64*64, N/16) of 8 bytes, of 8 bits twice as many, box (k, strips): a strip's tiles are contiguous.

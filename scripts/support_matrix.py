@@ -26,8 +26,8 @@ def main() -> None:
         row["groups"] |= set(kernel["group_sizes"])
         row["epilogues"] = row["epilogues"] and kernel["epilogues"]
     print("# Support matrix\n")
-    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations, or")
-    print("f32 where there are epilogues.\n")
+    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations (bf16")
+    print("with 8-bit ones; on the CPU any), or f32 where there are epilogues.\n")
     print("| weights | activations | backend | family | kernels | tokens | group sizes | epilogues |")
     print("|---|---|---|---|---|---|---|---|")
     for (w_type, a_type, backend, family), row in rows.items():

@@ -1,5 +1,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 #include <math_constants.h>
 
 #include <cmath>
@@ -56,6 +57,10 @@ __device__ double load(DataType type, const void* base, std::int64_t index) {
       return static_cast<double>(__bfloat162float(static_cast<const __nv_bfloat16*>(base)[index]));
     case DataType::kU8:
       return static_cast<double>(static_cast<const std::uint8_t*>(base)[index]);
+    case DataType::kS8:
+      return static_cast<double>(static_cast<const std::int8_t*>(base)[index]);
+    case DataType::kE4m3:
+      return static_cast<double>(static_cast<float>(static_cast<const __nv_fp8_e4m3*>(base)[index]));
     default:
       return static_cast<double>(static_cast<const float*>(base)[index]);
   }

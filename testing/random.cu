@@ -1,5 +1,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <algorithm>
 #include <string>
@@ -32,17 +33,22 @@ __device__ void store(__half* out, float value) { *out = __float2half_rn(value);
 __device__ void store(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
 __device__ void store(float* out, float value) { *out = value; }
 __device__ void store(std::uint8_t* out, float value) { *out = static_cast<std::uint8_t>(value); }
+__device__ void store(std::int8_t* out, float value) {
+  *out = static_cast<std::int8_t>(__float2int_rn(fminf(fmaxf(value, -128.f), 127.f)));
+}
+__device__ void store(__nv_fp8_e4m3* out, float value) { *out = __nv_fp8_e4m3(value); }
 
 struct Activation {
   ActivationFill fill;
   std::uint64_t seed;
+  float amplitude;  // of what is not integers: s8 has no others
   __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
     const std::uint64_t word = hash(seed, static_cast<std::uint64_t>(row * columns + column));
     if (fill == ActivationFill::kIntegers) return static_cast<float>(static_cast<int>((word >> 33) % 5) - 2);
     const float u = unit(word);
-    if (fill == ActivationFill::kUniform) return 2 * u - 1;
+    if (fill == ActivationFill::kUniform) return amplitude * (2 * u - 1);
     const float v = unit(word << 24);
-    const float normal = sqrtf(-2 * logf(1 - u)) * cospif(2 * v);  // Box-Muller
+    const float normal = amplitude * sqrtf(-2 * logf(1 - u)) * cospif(2 * v);  // Box-Muller
     if (fill == ActivationFill::kNormal) return normal;
     const std::uint64_t kind = hash(~seed, word) % 64;
     return normal * (kind == 0 ? 1000.f : kind <= 4 ? 0x1p-20f : kind <= 8 ? 0x1p-130f : 1.f);
@@ -123,10 +129,15 @@ Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t colu
     case DataType::kF32:
       fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<float*>(out), rows, columns, stride, make);
       break;
-    case DataType::kU8:
+    case DataType::kS8:
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<std::int8_t*>(out), rows, columns, stride, make);
+      break;
     case DataType::kE4m3:
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<__nv_fp8_e4m3*>(out), rows, columns, stride, make);
+      break;
+    case DataType::kU8:
     case DataType::kE8m0:
-      return {StatusCode::kInvalidArgument, "test data of 8 bits are not made here"};
+      return {StatusCode::kInvalidArgument, "test data of u8 and e8m0 are not made here"};
   }
   return launch_status("fill with test data");
 }
@@ -135,7 +146,7 @@ Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t colu
 
 Status fill_activations(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, ActivationFill fill,
                         std::uint64_t seed, cudaStream_t stream) {
-  return fill_typed(type, a, m, k, lda, Activation{fill, seed}, stream);
+  return fill_typed(type, a, m, k, lda, Activation{fill, seed, type == DataType::kS8 ? 40.f : 1.f}, stream);
 }
 
 Status fill_identity(DataType type, void* a, std::int64_t m, std::int64_t k, std::int64_t lda, std::int64_t first_k,

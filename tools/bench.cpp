@@ -12,6 +12,7 @@
 
 #if defined(MACHETE_HAS_CUDA)
 #include "bench/bench.h"
+#include "bench/tokens.h"
 #include "build_info.h"
 #endif
 
@@ -20,6 +21,7 @@ namespace {
 
 struct Options {
   std::vector<std::string> suites;
+  std::vector<std::string> linears;
   std::vector<std::int64_t> ms;
   std::vector<DataType> a_types;
   WeightType w_type = WeightType::kU4b8;
@@ -34,6 +36,7 @@ struct Options {
   bool no_cublas = false;
   bool no_check = false;
   bool host_cost = false;
+  bool tokens = false;
   std::optional<Device> device;
 };
 
@@ -44,8 +47,11 @@ Status bench_on_gpu(const Options& options) {
   if (device.backend != Backend::kCuda) {
     return {StatusCode::kUnsupported, "--device cpu: the benchmark times CUDA kernels; take cuda or cuda:NUMBER"};
   }
+  if (options.tokens)
+    return bench::run_token_bench({options.ms, options.json_path, device.ordinal, build_info::kCommit});
   bench::BenchOptions bench;
   bench.suites = options.suites;
+  bench.linears = options.linears;
   bench.ms = options.ms;
   bench.a_types = options.a_types;
   bench.w_type = options.w_type;
@@ -96,12 +102,16 @@ Examples:
       ->delimiter(',')
       ->allow_extra_args(false)
       ->option_text("NAME,...");
+  command->add_option("--linear", options->linears, "of the suites only these, by name; default all, and the chain")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->option_text("NAME,...");
   command->add_option("--m", options->ms, "numbers of tokens; default 1, 2, 4, ..., 8192")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 24))
       ->allow_extra_args(false)
       ->option_text("M,...");
-  add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
+  add_a_types(*command, options->a_types)->description("activation types: bf16, f16, s8, e4m3; default bf16, f16");
   add_weight_type(*command, options->w_type);
   command->add_option("--group-size", options->group_sizes, "multiples of 16, or -1; default 128")
       ->delimiter(',')
@@ -122,6 +132,8 @@ Examples:
   command->add_flag("--no-check", options->no_check, "do not check results");
   command
       ->add_flag("--host-cost", options->host_cost, "what plan and run of a 16x16 linear cost the host, on any device")
+      ->option_text(" ");
+  command->add_flag("--tokens", options->tokens, "quantising activations token by token, instead of linears")
       ->option_text(" ");
   add_device(*command, options->device)->description("cuda or cuda:NUMBER; default cuda:0; of --host-cost also cpu");
   command->add_option("--json", options->json_path, "write the results here as JSON")->type_name("FILE");

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -29,6 +31,8 @@ Device parse_device(std::string_view text) {
   throw CLI::ValidationError("--device", fmt::format("'{}' must be cpu, cuda or cuda:NUMBER", text));
 }
 
+constexpr std::array<DataType, 4> kActivationTypes = {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3};
+
 }  // namespace
 
 CLI::Option* add_device(CLI::App& app, std::optional<Device>& device) {
@@ -47,13 +51,12 @@ CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types) {
             types.clear();
             for (const std::string& name : names) {
               const DataType type = checked(parse_data_type(name), "--a");
-              if (type != DataType::kBf16 && type != DataType::kF16) {
-                throw CLI::ValidationError("--a", fmt::format("'{}' must be bf16 or f16", name_of(type)));
-              }
               types.push_back(type);
+              if (std::find(kActivationTypes.begin(), kActivationTypes.end(), type) != kActivationTypes.end()) continue;
+              throw CLI::ValidationError("--a", fmt::format("'{}' must be bf16, f16, s8 or e4m3", name_of(type)));
             }
           },
-          "activation types: bf16, f16")
+          "activation types: bf16, f16, s8, e4m3")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->option_text("TYPE,...");
@@ -105,7 +108,7 @@ void ProblemOptions::add_to(CLI::App& app, bool required) {
   inputs->required(required)->option_text(" ");
   app.add_option_function<std::string>(
          "--a", [this](const std::string& name) { a_type = checked(parse_data_type(name), "--a"); },
-         "activation type: bf16 or f16; default bf16")
+         "activation type: bf16, f16, s8 or e4m3; default bf16")
       ->type_name("TYPE");
   add_weight_type(app, w_type);
   add_group_size(app, group_size);
@@ -118,7 +121,7 @@ Problem ProblemOptions::problem() const {
   problem.n = n.value_or(0);
   problem.k = k.value_or(0);
   problem.a_type = a_type;
-  problem.d_type = a_type;
+  problem.d_type = bits_of(a_type) == 16 ? a_type : DataType::kBf16;
   problem.w_type = w_type;
   problem.group_size = group_size;
   return problem;

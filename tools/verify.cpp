@@ -80,7 +80,9 @@ std::vector<std::uint8_t> random_activations(DataType type, std::int64_t count, 
     bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
     bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
     bits ^= bits >> 31;
-    reference::from_float(type, values.data(), i, static_cast<float>(static_cast<double>(bits >> 11) * 0x1p-52 - 1));
+    const double amplitude = type == DataType::kS8 ? 127 : 1;
+    const double value = amplitude * (static_cast<double>(bits >> 11) * 0x1p-52 - 1);
+    reference::from_float(type, values.data(), i, static_cast<float>(value));
   }
   return values;
 }
@@ -113,9 +115,18 @@ Result<double> time_runs(const Plan& plan, const Arguments& arguments, void* wor
 Status run_layer(const reference::QuantizedTensor& weight, const Options& options, Run& result) {
   const Device device = options.target();
   const QuantizedWeight view = weight.view();
+  Problem problem;
+  problem.m = options.m;
+  problem.n = weight.n;
+  problem.k = weight.k;
+  problem.a_type = result.a_type;
+  problem.d_type = bits_of(result.a_type) == 16 ? result.a_type : DataType::kBf16;
+  problem.w_type = weight.type;
+  problem.group_size = weight.group_size;
   PrepackOptions prepack_options;
   prepack_options.device = device;
-  prepack_options.scale_type = result.a_type;
+  prepack_options.activation_bits = bits_of(result.a_type);
+  prepack_options.scale_type = problem.scale_type();
   prepack_options.round_scales = options.round_scales;
   const Result<PackedWeight> packed = prepack(view, prepack_options);
   if (!packed.ok()) return packed.status();
@@ -124,18 +135,10 @@ Status run_layer(const reference::QuantizedTensor& weight, const Options& option
   if (unpacked->qweight != weight.qweight) return {StatusCode::kCorrupt, "prepacking and unpacking changed the weight"};
   QuantizedWeight exact = view;  // what the kernel has: of its own scales and zero points
   exact.scales = unpacked->scales.data();
-  exact.scale_type = result.a_type;
+  exact.scale_type = problem.scale_type();
   exact.zero_points = view.zero_points == nullptr ? nullptr : unpacked->zero_points.data();
   exact.zero_point_type = unpacked->zero_point_type;
 
-  Problem problem;
-  problem.m = options.m;
-  problem.n = weight.n;
-  problem.k = weight.k;
-  problem.a_type = result.a_type;
-  problem.d_type = result.a_type;
-  problem.w_type = weight.type;
-  problem.group_size = weight.group_size;
   PlanOptions plan_options;
   plan_options.device = device;
   const Result<Plan> chosen = plan(problem, plan_options);
@@ -446,7 +449,7 @@ Examples:
   command->add_option("FILE", options->file, "what 'machete quantize' wrote")->required()->option_text(" ");
   command->add_option("--reference", options->reference, "the checkpoint it was made of")->type_name("ORIGINAL");
   command->add_option("--m", options->m, "tokens; default 32")->check(CLI::Range(1, 65536))->option_text("M");
-  add_a_types(*command, options->a_types)->description("activation types: bf16, f16; default both");
+  add_a_types(*command, options->a_types)->description("activation types: bf16, f16, s8, e4m3; default bf16, f16");
   command->add_option("--seed", options->seed, "of the activations; default 0")->type_name("SEED");
   command->add_flag("--round-scales", options->round_scales,
                     "round scales and zero points that the activation type cannot hold, instead of refusing them");

@@ -54,8 +54,8 @@ struct Arguments {
   // What the plan's epilogue reads; null where it has no such step.
   const float* token_scale = nullptr;    // [M]
   const float* channel_scale = nullptr;  // [N]
-  const void* bias = nullptr;            // [N] of a_type
-  const void* residual = nullptr;        // [M, d_columns()] of a_type, rows ldc apart
+  const void* bias = nullptr;            // [N] of the problem's scale_type()
+  const void* residual = nullptr;        // [M, d_columns()] of scale_type(), rows ldc apart
 };
 
 /// Validates the problem and chooses a schedule. Errors: sizes, strides, types or group sizes that break their rule; a

@@ -10,6 +10,7 @@
 #include "machete/linear.h"
 #include "machete/problem.h"
 #include "machete/status.h"
+#include "machete/tokens.h"
 #include "machete/types.h"
 #include "machete/version.h"
 #include "machete/weight.h"

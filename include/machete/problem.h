@@ -9,11 +9,14 @@ namespace machete {
 
 /// D = epilogue(A[M,K] · W[N,K]ᵀ), W = scale · (q - zero): M tokens, N output features, K input features.
 struct Problem {
-  std::int64_t m = 0;                 // tokens; 0 is a valid problem that does nothing
-  std::int64_t n = 0;                 // output features, >= 1
-  std::int64_t k = 0;                 // input features, >= 1
-  DataType a_type = DataType::kBf16;  // of the activations: bf16 or f16
-  DataType d_type = DataType::kBf16;  // of the output: that of the activations; on the CPU also f32 or the other
+  std::int64_t m = 0;  // tokens; 0 is a valid problem that does nothing
+  std::int64_t n = 0;  // output features, >= 1
+  std::int64_t k = 0;  // input features, >= 1
+  // Of the activations: bf16 or f16 with any weight; s8 with u4b8, s4, u8b128, s8; e4m3 with u4b8, s4, e2m1, e4m3. The
+  // scales of 8-bit activations are the epilogue's token_scale (quantize_tokens makes both).
+  DataType a_type = DataType::kBf16;
+  // Of the output: that of 16-bit activations, else bf16 or f16; or f32. On the CPU any of these.
+  DataType d_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size =
       128;               // elements of K sharing a scale: a multiple of 16, or -1 for one scale per output feature
@@ -24,6 +27,12 @@ struct Problem {
   Epilogue epilogue;
   std::int64_t ldc = 0;  // elements between rows of the epilogue's residual, >= d_columns(); 0 means that
 
+  /// Of the weight's scales and zero points, of bias and residual: that of 16-bit activations; with 8-bit ones that of
+  /// the output, or bf16 where that is f32.
+  DataType scale_type() const {
+    if (bits_of(a_type) == 16) return a_type;
+    return d_type == DataType::kF32 ? DataType::kBf16 : d_type;
+  }
   /// Of D: N, or N / 2 after swiglu.
   std::int64_t d_columns() const { return epilogue.activation == Activation::kSwiglu ? n / 2 : n; }
 };

@@ -15,8 +15,9 @@ enum class DataType : std::uint8_t {
   kBf16 = 1,
   kF32 = 2,
   kU8 = 3,    // integer zero points
-  kE4m3 = 4,  // scales of NVFP4
+  kE4m3 = 4,  // activations; scales of NVFP4
   kE8m0 = 5,  // scales of MXFP4: 2^(e - 127), 255 is NaN
+  kS8 = 6,    // activations
 };
 
 /// Types of quantised weights, named as the field names them. The values are part of the PackedWeight file format.
@@ -53,12 +54,13 @@ struct Stream {
 };
 
 std::size_t bytes_of(DataType type);
+int bits_of(DataType type);
 int bits_of(WeightType type);
 bool has_zero_points(WeightType type);
 std::vector<WeightType> weight_types();  // all there are
 
-/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8", "e4m3", "e8m0";
-/// "u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"; "cpu", "cuda".
+/// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8", "e4m3", "e8m0",
+/// "s8"; "u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"; "cpu", "cuda".
 std::string_view name_of(DataType type);
 std::string_view name_of(WeightType type);
 std::string_view name_of(Backend backend);

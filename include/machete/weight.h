@@ -39,7 +39,7 @@ struct PackedHeader {
   char magic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
   std::uint32_t version = kVersion;
   WeightType type = WeightType::kU4b8;
-  DataType scale_type = DataType::kBf16;      // equals the activation type of the plans that may use it
+  DataType scale_type = DataType::kBf16;      // equals Problem::scale_type() of the plans that may use it
   std::uint8_t activation_bits = 16;          // the MMA operand width that the order is derived from
   DataType zero_point_type = DataType::kF16;  // of the canonical form; packed ones are of scale_type
   std::int64_t n = 0;
@@ -87,16 +87,18 @@ class PackedWeight {
 
 struct PrepackOptions {
   Device device = default_device();       // where the weight shall lie; its parts may lie on the CPU or there
-  DataType scale_type = DataType::kBf16;  // the activation type the weight will meet
+  DataType scale_type = DataType::kBf16;  // Problem::scale_type(): with 16-bit activations, their type
   bool round_scales =
       false;            // scales and zero points that scale_type cannot hold: round to nearest, or (default) refuse
   bool swiglu = false;  // the weight is [gate; up], N even, and will meet the epilogue swiglu
-  Stream stream = {};   // prepack returns when its work on the stream is done
+  int activation_bits = 16;  // of those that the weight will meet: 16 or 8, each an order of its own
+  Stream stream = {};        // prepack returns when its work on the stream is done
 };
 
 /// The header `prepack` would produce, hence the bytes it needs. Errors: sizes < 1 or overflowing, group sizes other
-/// than -1 or a positive multiple of 16, odd N with swiglu.
-Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu = false);
+/// than -1 or a positive multiple of 16, odd N with swiglu, weight types that no activations of that width meet.
+Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu = false,
+                                   int activation_bits = 16);
 
 /// Puts a weight into packed order, padding N and K once; with g_idx, K is sorted by group, and a run gathers the
 /// activations to match. Refuses null or misaligned pointers, NaN and Inf in scales

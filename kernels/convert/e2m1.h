@@ -30,6 +30,22 @@ struct E2m1 : WithoutZeroPoints {
     }
   }
 
+  /// A k32 step of a lane's words to the four operand registers of the MMA of e4m3, four values each.
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;
+  template <class Activation>
+  CUTE_HOST_DEVICE static void decode_bytes(const Words<4>& words, int step, std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t word = words.word[2 * step + half];
+      const std::uint32_t amounts = word & 0x77777777u;
+      const std::uint32_t low = look_up(0x3C383000u, 0x4C484440u, amounts);
+      const std::uint32_t high = look_up(0x3C383000u, 0x4C484440u, amounts >> 16);
+      a[2 * half] = mask_or<0x80808080u>(word << 4, permute_bytes<0x6420>(low, high));
+      a[2 * half + 1] = mask_or<0x80808080u>(word, permute_bytes<0x7531>(low, high));
+    }
+  }
+
  private:
   CUTE_HOST_DEVICE static std::uint32_t shift_left(std::uint32_t word, int by) {
     return by >= 0 ? word << by : word >> -by;

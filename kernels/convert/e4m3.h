@@ -28,6 +28,15 @@ struct E4m3 : WithoutZeroPoints {
     }
   }
 
+  /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;
+  template <class Activation>
+  CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int j = 0; j < 4; ++j) a[j] = words.word[4 * step + j];
+  }
+
  private:
   /// Of two codes, each in the upper byte of a half.
   template <class Element>

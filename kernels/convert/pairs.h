@@ -4,6 +4,7 @@
 /// converters make of every code is tested without a GPU.
 
 #include <cutlass/bfloat16.h>
+#include <cutlass/float8.h>
 #include <cutlass/half.h>
 
 #include <cmath>
@@ -17,8 +18,11 @@ namespace machete::convert {
 
 template <class Element>
 inline constexpr bool kIsBf16 = std::is_same_v<Element, cutlass::bfloat16_t>;
-template <class Element>
-inline constexpr DataType kDataType = kIsBf16<Element> ? DataType::kBf16 : DataType::kF16;
+template <class T>
+inline constexpr DataType kDataType = std::is_same_v<T, std::int8_t>             ? DataType::kS8
+                                      : std::is_same_v<T, cutlass::float_e4m3_t> ? DataType::kE4m3
+                                      : kIsBf16<T>                               ? DataType::kBf16
+                                                                                 : DataType::kF16;
 
 template <class Element>
 CUTE_HOST_DEVICE float low_float(std::uint32_t pair) {
@@ -118,6 +122,25 @@ CUTE_HOST_DEVICE std::uint32_t permute_bytes(std::uint32_t a, std::uint32_t b) {
   std::uint32_t result = 0;
   for (unsigned i = 0; i < 4; ++i) {
     result |= static_cast<std::uint32_t>(both >> (kSelector >> (4 * i) & 7u) * 8 & 0xffu) << (8 * i);
+  }
+  return result;
+#endif
+}
+
+/// Bytes of the table b:a by the low four nibbles of the selector; 0 where a nibble is above 7. No byte of the table
+/// may be above 127.
+CUTE_HOST_DEVICE std::uint32_t look_up(std::uint32_t a, std::uint32_t b, std::uint32_t selector) {
+#if defined(__CUDA_ARCH__)
+  // PRMT spreads the chosen byte's sign where the nibble's highest bit is set; __byte_perm would clear that bit.
+  std::uint32_t result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(selector));
+  return result;
+#else
+  const std::uint64_t table = std::uint64_t{b} << 32 | a;
+  std::uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::uint32_t nibble = selector >> (4 * i) & 15u;
+    if (nibble < 8) result |= static_cast<std::uint32_t>(table >> (nibble * 8) & 0xffu) << (8 * i);
   }
   return result;
 #endif

@@ -26,7 +26,29 @@ struct U4b8 : WithoutZeroPoints {
     }
   }
 
-  /// The same, q less another number.
+  /// A k32 step of a lane's words to the four operand registers of an 8-bit MMA: kCodeUnit (q - 8), four values each.
+  template <class Activation>
+  static constexpr float kCodeUnit = std::is_same_v<Activation, std::int8_t> ? 16 : 1;
+  template <class Activation>
+  CUTE_HOST_DEVICE static void decode_bytes(const Words<4>& words, int step, std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const std::uint32_t word = words.word[2 * step + half];
+      if constexpr (std::is_same_v<Activation, std::int8_t>) {
+        a[2 * half] = word << 4 & 0xf0f0f0f0u;
+        a[2 * half + 1] = word & 0xf0f0f0f0u;
+      } else {  // 0 ... 7, and of 8 ... 15 the amounts of -8 ... -1, in e4m3; then their signs
+        const std::uint32_t negative = word ^ 0x88888888u;
+        const std::uint32_t low = look_up(0x44403800u, 0x4E4C4A48u, word) | look_up(0x4A4C4E50u, 0x38404448u, negative);
+        const std::uint32_t high =
+            look_up(0x44403800u, 0x4E4C4A48u, word >> 16) | look_up(0x4A4C4E50u, 0x38404448u, negative >> 16);
+        a[2 * half] = mask_or<0x80808080u>(word << 4, permute_bytes<0x6420>(low, high));
+        a[2 * half + 1] = mask_or<0x80808080u>(word, permute_bytes<0x7531>(low, high));
+      }
+    }
+  }
+
+  /// As decode(), q less another number.
   ///
   /// The nibble is or-ed under an exponent where one unit in the last place is 1, and the bias 8 undone by the same
   /// instruction: (v & 15) ^ (bits of 2^m + 8) with v = q ^ 8 is 2^m + q. One subtraction leaves q - 8, or whatever the

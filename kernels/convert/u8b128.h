@@ -25,6 +25,15 @@ struct U8b128 : WithoutZeroPoints {
     }
   }
 
+  /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;
+  template <class Activation>
+  CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int j = 0; j < 4; ++j) a[j] = words.word[4 * step + j];
+  }
+
   /// Two neighbouring bytes. In fp16, the byte with its bias undone lies under 1024. A bf16 has room for seven bits:
   /// those under 128 less 128, or less 256 where the sign is set, which is the sign or-ed into 128's exponent.
   template <class Element, int kHalf>

@@ -8,7 +8,8 @@
 namespace machete::convert {
 
 /// A lane's share of 16 rows x 64 k in the order of kernels/layout: of 4 bits, word `step` is a k16 step; of 8, word
-/// step / 2 * 4 + step % 2 is the row of a0 and a2, the one two further on the row 8 below.
+/// step / 2 * 4 + step % 2 is the row of a0 and a2, the one two further on the row 8 below. In the order for 8-bit
+/// activations, of 4 bits words 2 step and 2 step + 1 are a k32 step, of 8 the four from 4 step on.
 template <int kBits>
 struct Words {
   std::uint32_t word[kBits];

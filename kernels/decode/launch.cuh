@@ -74,6 +74,7 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.family = kernels::Family::kDecode;
   kernel.w_type = Config::Converter::kType;
   kernel.a_type = convert::kDataType<typename Config::Element>;
+  kernel.scale_type = kernel.a_type;
   kernel.tile = {Config::kRows, Config::kTokens, Config::kSlotK};
   kernel.ctas_per_sm = 1;
   kernel.may_overlap = true;

@@ -12,10 +12,12 @@ namespace machete::gemm {
 using namespace cute;  // NOLINT(google-build-using-namespace)
 
 /// Everything a GEMM kernel knows at compile time.
-template <class Element_, class Converter_, int kTileN_, int kTileM_, int kTileK_, int kStages_>
+template <class Activation_, class Converter_, int kTileN_, int kTileM_, int kTileK_, int kStages_>
 struct Config {
-  using Element = Element_;      // of activations, scales, the MMA and the output
-  using Converter = Converter_;  // kernels/convert
+  using Activation = Activation_;  // and the MMA's operands
+  static constexpr bool kBytes = sizeof(Activation) == 1;
+  using Element = std::conditional_t<kBytes, cutlass::bfloat16_t, Activation>;  // of scales and the output
+  using Converter = Converter_;                                                 // kernels/convert
   static constexpr int kTileN = kTileN_;
   static constexpr int kTileM = kTileM_;
   static constexpr int kTileK = kTileK_;
@@ -26,27 +28,30 @@ struct Config {
   static constexpr int kConsumers = kConsumerWarps * 32;
   static constexpr int kAtoms = kTileN / 64 / kWarpgroups;  // m64 instructions a warpgroup issues for a k16 step
   static constexpr int kStrips = kTileN / layout::kStripRows;
-  static constexpr int kTiles = kTileK / layout::kTileK;  // 64 k each, in a stage
+  static constexpr int kTiles = kTileK / layout::kTileK;                        // 64 k each, in a stage
+  static constexpr int kSwizzleK = 128 / static_cast<int>(sizeof(Activation));  // a row of 128 bytes
   // The loop body takes two tiles, since two register fragments alternate by tile.
   static constexpr int kTilesPerStep = 2;
   static constexpr int kStagesPerStep = kTilesPerStep / kTiles;
-  static_assert(kTileN % (64 * kWarpgroups) == 0 && kTileM % 16 == 0 && kTilesPerStep % kTiles == 0);
+  static_assert(kTileN % (64 * kWarpgroups) == 0 && kTileM % 16 == 0 && kTilesPerStep % kTiles == 0 &&
+                kTileK % kSwizzleK == 0);
 
+  using Sum = std::conditional_t<std::is_same_v<Activation, std::int8_t>, std::int32_t, float>;  // the MMA's
   using Mma = decltype(make_tiled_mma(
-      GMMA::rs_op_selector<Element, Element, float, Shape<Int<kTileN>, Int<kTileM>, Int<kTileK>>, GMMA::Major::K,
+      GMMA::rs_op_selector<Activation, Activation, Sum, Shape<Int<kTileN>, Int<kTileM>, Int<kTileK>>, GMMA::Major::K,
                            GMMA::Major::K>(),
       Layout<Shape<Int<kWarpgroups>, _1, _1>>{}));
   static constexpr int kAccumulators = kAtoms * kTileM / 2;  // a thread
 
-  static constexpr bool kFetchAhead = kAccumulators <= 64;
+  static constexpr bool kFetchAhead = kBytes || kAccumulators <= 64;
 
-  // Activations as TMA writes them, 64 k (128 bytes, one swizzle row) after the other.
+  // Activations as TMA writes them, 128 bytes (one swizzle row) after the other.
   using ActivationLayout = decltype(tile_to_shape(
-      GMMA::Layout_K_SW128_Atom<Element>{}, Shape<Int<kTileM>, Int<kTileK>, Int<kStages>>{}));  // (BLK_M,BLK_K,PIPE)
+      GMMA::Layout_K_SW128_Atom<Activation>{}, Shape<Int<kTileM>, Int<kTileK>, Int<kStages>>{}));  // (BLK_M,BLK_K,PIPE)
 
   static constexpr int kTileBytes = layout::tile_bytes(Converter::kBits);
   static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;  // [strip][tile][kTileBytes]
-  static constexpr int kActivationBytes = kTileM * kTileK * 2;
+  static constexpr int kActivationBytes = kTileM * kTileK * static_cast<int>(sizeof(Activation));
   static constexpr int kMaxGroups = kTileK / 16;                                     // of a stage, at group size 16
   static constexpr int kScaleBytes = kStrips * kMaxGroups * layout::kStripRows * 2;  // [strip][group][16]
   static constexpr int kZeroBytes = Converter::kZeroPoints ? kScaleBytes : 0;        // the same
@@ -60,7 +65,7 @@ struct Config {
   static constexpr int kStagingTokens = 16;  // what leaves a warpgroup at a time, in 64 features a token
 
   struct alignas(1024) SharedStorage {
-    alignas(1024) Element activations[cosize_v<ActivationLayout>];
+    alignas(1024) Activation activations[cosize_v<ActivationLayout>];
     alignas(128) std::uint8_t weights[kStages][kWeightBytes];
     alignas(128) std::uint8_t scales[kStages][kScaleBytes + kZeroBytes];
     alignas(128) Element staging[kWarpgroups][2][kStagingTokens * 64];

@@ -36,6 +36,11 @@ struct Consumer {
   };
   Words words[2];  // of tiles by turns
 
+  static const char* refusal(const packing::Shape&) { return nullptr; }
+
+  /// Whether groups are smaller than a tile.
+  __device__ static bool fine(const layout::Groups& groups) { return groups.fine(); }
+
   /// Waits for the first stage and fetches its first tile.
   template <bool kFine>
   __device__ void start() {

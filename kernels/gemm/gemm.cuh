@@ -21,6 +21,7 @@
 
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
+#include "kernels/gemm/byte_consumer.cuh"
 #include "kernels/gemm/config.h"
 #include "kernels/gemm/consumer.cuh"
 #include "kernels/gemm/exchange.cuh"
@@ -29,6 +30,10 @@
 #include "kernels/timeline.h"
 
 namespace machete::gemm {
+
+/// The main loop by the width of activations.
+template <class Config>
+using ConsumerOf = std::conditional_t<Config::kBytes, ByteConsumer<Config>, Consumer<Config>>;
 
 /// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
 template <class Config, class Tree>
@@ -69,11 +74,11 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
   const int lane = thread % 128;
-  Consumer<Config> consumer{shared, params.groups, thread, {}, {}};
+  ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
   consumer.template start<kFine>();
   const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
-  Tensor accumulators = partition_fragment_C(typename Config::Mma{},
-                                             Shape<Int<Config::kTileN>, Int<Config::kTileM>>{});  // (MMA,MMA_N,MMA_M)
+  auto accumulators = make_tensor<float>(partition_shape_C(
+      typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
     consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
@@ -122,7 +127,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constan
     constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
     if (kMayBeFractional && params.fractional_zero_points) {
       consume<true, kMayBeFractional>(params, shared);  // which serves coarse groups too
-    } else if (params.groups.fine()) {
+    } else if (ConsumerOf<Config>::fine(params.groups)) {
       consume<true, false>(params, shared);
     } else {
       consume<false, false>(params, shared);

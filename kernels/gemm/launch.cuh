@@ -36,7 +36,8 @@ template <class Config, class Tree>
 int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
   Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
-  if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations) ||
+  if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations,
+                                   sizeof(typename Config::Activation)) ||
       !kernels::encode_weights(launch, Config::kTileK, Config::kStrips, &params.maps.weights) ||
       !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales) ||
       (Config::Converter::kZeroPoints && !kernels::encode_scales(launch, launch.zero_points, params.groups.per_stage,
@@ -70,7 +71,10 @@ int shared_memory(const packing::Shape&) {
   return sizeof(typename Config::SharedStorage);
 }
 
-inline const char* refusal(const packing::Shape&, std::int64_t) { return nullptr; }
+template <class Config>
+const char* refusal(const packing::Shape& shape, std::int64_t) {
+  return ConsumerOf<Config>::refusal(shape);
+}
 
 /// Bytes; whatever is in them will do.
 template <class Config>
@@ -85,7 +89,8 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.name = name;
   kernel.family = kernels::Family::kGemm;
   kernel.w_type = Config::Converter::kType;
-  kernel.a_type = convert::kDataType<typename Config::Element>;
+  kernel.a_type = convert::kDataType<typename Config::Activation>;
+  kernel.scale_type = convert::kDataType<typename Config::Element>;
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
   kernel.ctas_per_sm = 1;
   kernel.stream_k = true;
@@ -95,7 +100,7 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.epilogues = true;
   kernel.function = reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>);
   kernel.shared_memory = &shared_memory<Config>;
-  kernel.refusal = &refusal;
+  kernel.refusal = &refusal<Config>;
   kernel.workspace = &workspace<Config>;
   kernel.prepare = &prepare<Config>;
   kernel.launch = &launch<Config>;

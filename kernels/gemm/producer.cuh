@@ -29,7 +29,7 @@ struct Stage {
 
 /// The tensors a tile is made of, as TMA sees them (kernels/tensor_map.h).
 struct TensorMaps {
-  CUtensorMap activations;  // (K, M) of 16 bit, box (64, BLK_M), 128-byte swizzle
+  CUtensorMap activations;  // (K, M), box (128 bytes, BLK_M), 128-byte swizzle
   CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
   CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a stage, BLK_N/16)
   CUtensorMap zero_points;  // the same, where the weights have them
@@ -110,12 +110,12 @@ class Producer {
 
   __device__ void load_activations(WorkTile tile, int block, int stage) {
     if (!elected_) return;
-    auto* activations = shared_.activations + stage * Config::kTileM * Config::kTileK;  // [64 k][BLK_M]
+    auto* activations = shared_.activations + stage * Config::kTileM * Config::kTileK;  // [128 bytes][BLK_M]
 #pragma unroll
-    for (int t = 0; t < Config::kTiles; ++t) {
+    for (int k = 0; k < Config::kTileK; k += Config::kSwizzleK) {
       cute::SM90_TMA_LOAD_2D::copy(&maps_.activations, &shared_.full[stage], kSharedHint,
-                                   activations + t * Config::kTileM * layout::kTileK,
-                                   block * Config::kTileK + t * layout::kTileK, tile.m * Config::kTileM);
+                                   activations + k * Config::kTileM, block * Config::kTileK + k,
+                                   tile.m * Config::kTileM);
     }
   }
 

@@ -25,7 +25,7 @@ Status run_with_tree(const Plan& plan, const Arguments& arguments, const typenam
   const kernels::Kernel* kernel = state->schedule.kernel;
   const bool same =
       kernel != nullptr && kernel->family == kernels::Family::kGemm && kernel->w_type == Config::Converter::kType &&
-      kernel->a_type == convert::kDataType<typename Config::Element> && kernel->tile.n == Config::kTileN &&
+      kernel->a_type == convert::kDataType<typename Config::Activation> && kernel->tile.n == Config::kTileN &&
       kernel->tile.m == Config::kTileM && kernel->tile.k == Config::kTileK;
   if (!same) {
     return {StatusCode::kInvalidArgument,

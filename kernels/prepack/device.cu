@@ -14,12 +14,12 @@ constexpr int kThreads = 256;
 unsigned blocks_for(std::int64_t items) { return static_cast<unsigned>((items + kThreads - 1) / kThreads); }
 
 // A thread makes one word: eight neighbours in memory order of 4 bits, or four of 8.
-template <int kBits>
+template <int kBits, int kActivationBits>
 __global__ void pack_weights_kernel(const std::uint8_t* q, std::uint8_t flip, Shape shape,
                                     const std::int32_t* permutation, std::uint32_t* packed) {
   constexpr int kEach = 32 / kBits;
   constexpr int kWords = kTileBytes / 4;
-  constexpr auto places = layout::tile_inverse<kBits>();  // element -> row + 16 k
+  constexpr auto places = layout::tile_inverse<kBits, kActivationBits>();  // element -> row + 16 k
   constexpr int kDepth = decltype(size(places))::value / kStripRows;
   const std::int64_t word = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const std::int64_t tile = word / kWords;
@@ -56,7 +56,9 @@ __global__ void pack_scales_kernel(const std::uint16_t* scales, Shape shape, std
 
 int pack_weights_on_device(const std::uint8_t* q, const convert::Coding& coding, const Shape& shape,
                            const std::int32_t* permutation, std::uint8_t* packed, void* stream) {
-  const auto kernel = coding.bits == 8 ? pack_weights_kernel<8> : pack_weights_kernel<4>;
+  const bool wide = shape.activation_bits == 16;
+  const auto kernel = coding.bits == 8 ? (wide ? pack_weights_kernel<8, 16> : pack_weights_kernel<8, 8>)
+                                       : (wide ? pack_weights_kernel<4, 16> : pack_weights_kernel<4, 8>);
   const auto flip = coding.stored(coding.counted(0));  // canonical codes to stored ones
   kernel<<<blocks_for(shape.weight_bytes() / 4), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
       q, flip, shape, permutation, reinterpret_cast<std::uint32_t*>(packed));

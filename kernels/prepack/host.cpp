@@ -14,10 +14,10 @@ using layout::kStripRows;
 using layout::kTileBytes;
 
 // A table, because evaluating the layout costs more than the copy.
-template <int kBits>
+template <int kBits, int kActivationBits>
 constexpr auto make_places() {
   std::array<Place, kStripRows * tile_k(kBits)> places{};
-  const auto tile = layout::tile_layout<kBits>();
+  const auto tile = layout::tile_layout<kBits, kActivationBits>();
   for (int k = 0; k < tile_k(kBits); ++k) {
     for (int row = 0; row < kStripRows; ++row) {
       places[static_cast<std::size_t>(tile(row, k))] = {static_cast<std::uint8_t>(row), static_cast<std::uint8_t>(k)};
@@ -25,8 +25,8 @@ constexpr auto make_places() {
   }
   return places;
 }
-template <int kBits>
-constexpr auto kPlaces = make_places<kBits>();
+template <int kBits, int kActivationBits>
+constexpr auto kPlaces = make_places<kBits, kActivationBits>();
 
 template <int kBits>
 std::uint8_t element(const std::uint8_t* bytes, std::int64_t index) {
@@ -73,7 +73,7 @@ void for_each_tile(const Shape& shape, const std::int32_t* permutation, Visit vi
   }
 }
 
-template <int kBits>
+template <int kBits, int kActivationBits>
 void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
           std::uint8_t* packed) {
   constexpr int kShare = 8 / kBits;  // elements a byte
@@ -85,21 +85,21 @@ void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, const
       std::array<const std::uint8_t*, kStripRows> from{};
       for (std::size_t i = 0; i < from.size(); ++i) from[i] = q + rows[i] * row_bytes + columns[0] * kBits / 8;
       const unsigned flip = coding.stored(coding.counted(0));  // the same for every code
-      for (std::size_t e = 0; e < kPlaces<kBits>.size(); e += kShare) {
+      for (std::size_t e = 0; e < kPlaces<kBits, kActivationBits>.size(); e += kShare) {
         unsigned byte = 0;
         for (std::size_t i = 0; i < kShare; ++i) {
-          const Place place = kPlaces<kBits>[e + i];
+          const Place place = kPlaces<kBits, kActivationBits>[e + i];
           byte |= (element<kBits>(from[place.row], place.k) ^ flip) << (i * kBits);
         }
         *out++ = static_cast<std::uint8_t>(byte);
       }
       return;
     }
-    for (std::size_t e = 0; e < kPlaces<kBits>.size(); e += kShare) {
+    for (std::size_t e = 0; e < kPlaces<kBits, kActivationBits>.size(); e += kShare) {
       unsigned byte = 0;
       for (std::size_t i = 0; i < kShare; ++i) {
-        const std::int64_t n = rows[kPlaces<kBits>[e + i].row];
-        const std::int64_t k = columns[kPlaces<kBits>[e + i].k];
+        const std::int64_t n = rows[kPlaces<kBits, kActivationBits>[e + i].row];
+        const std::int64_t k = columns[kPlaces<kBits, kActivationBits>[e + i].k];
         if (n < 0 || k < 0) continue;
         byte |= unsigned{coding.stored(coding.counted(element<kBits>(q + n * row_bytes, k)))} << (i * kBits);
       }
@@ -108,15 +108,15 @@ void pack(const std::uint8_t* q, const Coding& coding, const Shape& shape, const
   });
 }
 
-template <int kBits>
+template <int kBits, int kActivationBits>
 void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
             std::uint8_t* q) {
   const std::int64_t row_bytes = shape.row_bytes();
   std::memset(q, 0, static_cast<std::size_t>(shape.n * row_bytes));
   for_each_tile<kBits>(shape, permutation, [&](std::int64_t tile, const auto& rows, const auto& columns) {
-    for (std::size_t e = 0; e < kPlaces<kBits>.size(); ++e) {
-      const std::int64_t n = rows[kPlaces<kBits>[e].row];
-      const std::int64_t k = columns[kPlaces<kBits>[e].k];
+    for (std::size_t e = 0; e < kPlaces<kBits, kActivationBits>.size(); ++e) {
+      const std::int64_t n = rows[kPlaces<kBits, kActivationBits>[e].row];
+      const std::int64_t k = columns[kPlaces<kBits, kActivationBits>[e].k];
       if (n < 0 || k < 0) continue;
       const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, static_cast<std::int64_t>(e)));
       set_element<kBits>(q + n * row_bytes, k, coding.canonical(u));
@@ -128,12 +128,16 @@ void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape
 
 void pack_weights(const std::uint8_t* q, const Coding& coding, const Shape& shape, const std::int32_t* permutation,
                   std::uint8_t* packed) {
-  (coding.bits == 8 ? pack<8> : pack<4>)(q, coding, shape, permutation, packed);
+  const bool wide = shape.activation_bits == 16;
+  const auto to_order = coding.bits == 8 ? (wide ? pack<8, 16> : pack<8, 8>) : (wide ? pack<4, 16> : pack<4, 8>);
+  to_order(q, coding, shape, permutation, packed);
 }
 
 void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shape& shape,
                     const std::int32_t* permutation, std::uint8_t* q) {
-  (coding.bits == 8 ? unpack<8> : unpack<4>)(packed, coding, shape, permutation, q);
+  const bool wide = shape.activation_bits == 16;
+  const auto from = coding.bits == 8 ? (wide ? unpack<8, 16> : unpack<8, 8>) : (wide ? unpack<4, 16> : unpack<4, 8>);
+  from(packed, coding, shape, permutation, q);
 }
 
 std::int64_t scale_index(const Shape& shape, std::int64_t n, std::int64_t k) {
@@ -160,6 +164,9 @@ void unpack_scales(const std::uint16_t* packed, const Shape& shape, std::uint16_
   }
 }
 
-const Place* tile_places(int bits) { return bits == 8 ? kPlaces<8>.data() : kPlaces<4>.data(); }
+const Place* tile_places(int bits, int activation_bits) {
+  if (activation_bits == 16) return bits == 8 ? kPlaces<8, 16>.data() : kPlaces<4, 16>.data();
+  return bits == 8 ? kPlaces<8, 8>.data() : kPlaces<4, 8>.data();
+}
 
 }  // namespace machete::packing

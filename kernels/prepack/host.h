@@ -27,6 +27,6 @@ struct Place {
   std::uint8_t k;
 };
 constexpr int tile_k(int bits) { return 256 / bits; }
-const Place* tile_places(int bits);  // [16 * tile_k(bits)]
+const Place* tile_places(int bits, int activation_bits);  // [16 * tile_k(bits)]
 
 }  // namespace machete::packing

@@ -15,7 +15,8 @@ struct Shape {
   std::int64_t packed_group_size =
       0;  // divides 64 or is a multiple of it (k_padded for -1), so that no k16 step and no tile is split
   std::int64_t packed_groups = 0;
-  int bits = 4;  // of a weight
+  int bits = 4;              // of a weight
+  int activation_bits = 16;  // whose MMA the order serves
   // The weight is [gate; up], and its rows are packed so that an MMA's lane holds both of a pair: strips of eight gate
   // rows and the eight up rows that go with them.
   bool swiglu = false;
@@ -42,8 +43,10 @@ struct Shape {
 };
 
 /// Sizes must be positive and at most 2^31; group_size -1 or a positive multiple of 16 (checked by the API).
-constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4, bool swiglu = false) {
+constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4, bool swiglu = false,
+                         int activation_bits = 16) {
   Shape s;
+  s.activation_bits = activation_bits;
   s.bits = bits;
   s.swiglu = swiglu;
   s.n = n;

@@ -78,6 +78,11 @@ PackedHeader read_header(const TensorView& start, std::int64_t bytes) {
   }
   std::memcpy(&header, start.data_ptr(), sizeof(header));
   check(validate::header(header));
+  if (header.activation_bits != 16) {
+    raise(StatusCode::kUnsupported,
+          fmt::format("packed is for {}-bit activations, which are served from C++ alone; prepack it for 16-bit ones",
+                      header.activation_bits));
+  }
   check_size(bytes, header);
   return header;
 }

@@ -24,8 +24,8 @@ constexpr int kInvariantOrder = 8;
 constexpr std::int64_t kInvariantTokens = 64;
 
 Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, const PlanOptions& options) {
-  auto kernels = registry::matching(problem.w_type, problem.a_type);
-  if (!problem.epilogue.plain() || problem.d_type != problem.a_type) {
+  auto kernels = registry::matching(problem.w_type, problem.a_type, problem.scale_type());
+  if (!problem.epilogue.plain() || problem.d_type != problem.scale_type()) {
     const auto plain_only = [](const kernels::Kernel* kernel) { return !kernel->epilogues; };
     kernels.erase(std::remove_if(kernels.begin(), kernels.end(), plain_only), kernels.end());
   }
@@ -48,7 +48,7 @@ std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gp
 }
 
 bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
-  return problem.act_order || (schedule.kernel->aligned_rows && problem.lda % 8 != 0);
+  return problem.act_order || (schedule.kernel->aligned_rows && !internal::aligned_rows(problem));
 }
 
 /// What run() needs besides its arguments: first what the kernel does, then the realigned activations.
@@ -67,7 +67,8 @@ Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule
     workspace.kernel = memory::padded(workspace.kernel);
   }
   if (needs_realignment(problem, schedule)) {
-    workspace.realigned = static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k)) * 2;
+    const auto bytes = static_cast<std::int64_t>(bytes_of(problem.a_type));
+    workspace.realigned = static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k, bytes) * bytes);
   }
 #else
   static_cast<void>(problem);
@@ -88,7 +89,7 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
 
 // What a CUDA kernel does with its sums.
 Status check_store(const Problem& problem) {
-  if (problem.d_type == problem.a_type || problem.d_type == DataType::kF32) return {};
+  if (problem.d_type == problem.scale_type() || problem.d_type == DataType::kF32) return {};
   return {StatusCode::kUnsupported,
           fmt::format("d_type={} must equal a_type={} or be f32 on CUDA; convert the output, or take a_type={}",
                       name_of(problem.d_type), name_of(problem.a_type), name_of(problem.d_type))};
@@ -103,9 +104,9 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const auto& kernels = *found;
   if (kernels.empty()) {
     return {StatusCode::kUnsupported,
-            fmt::format("this build has no CUDA kernel for {} weights with {} activations{}; `machete list` "
-                        "shows what it has, MACHETE_INSTANCES=all builds them all",
-                        name_of(problem.w_type), name_of(problem.a_type),
+            fmt::format("this build has no CUDA kernel for {} weights with {} activations and scales of {}{}; `machete "
+                        "list` shows what it has, MACHETE_INSTANCES=all builds them all",
+                        name_of(problem.w_type), name_of(problem.a_type), name_of(problem.scale_type()),
                         options.batch_invariant ? " and batch_invariant" : "")};
   }
   const auto gpu = memory::describe(state->device.ordinal);
@@ -169,7 +170,8 @@ KernelInfo describe(const kernels::Kernel& kernel, WeightType w_type) {
   info.a_type = kernel.a_type;
   info.max_m = kernel.family == kernels::Family::kGemm ? 0 : kernel.tile.m;
   for (const std::int64_t size : kGroupSizes) {
-    if (kernel.refusal(packing::shape_of(4096, 4096, size, bits_of(w_type)), 1) == nullptr)
+    if (kernel.refusal(packing::shape_of(4096, 4096, size, bits_of(w_type), false, bits_of(kernel.a_type)), 1) ==
+        nullptr)
       info.group_sizes.push_back(size);
   }
   info.epilogues = kernel.epilogues;
@@ -233,9 +235,11 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
 }
 
 std::vector<KernelInfo> list_kernels() {
+  constexpr DataType kActivationTypes[] = {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3};
   std::vector<KernelInfo> kernels;
   for (const WeightType w_type : weight_types()) {
-    for (const DataType a_type : {DataType::kBf16, DataType::kF16}) {
+    for (const DataType a_type : kActivationTypes) {
+      if (!validate::activation_type(a_type, w_type).ok()) continue;
       KernelInfo info;
       info.name = kCpuSchedule;
       info.w_type = w_type;
@@ -245,7 +249,7 @@ std::vector<KernelInfo> list_kernels() {
     }
   }
   for (const WeightType w_type : weight_types()) {
-    for (const DataType a_type : {DataType::kBf16, DataType::kF16}) {
+    for (const DataType a_type : kActivationTypes) {
       for (const kernels::Kernel* kernel : registry::matching(w_type, a_type)) {
         kernels.push_back(describe(*kernel, w_type));
       }

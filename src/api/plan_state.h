@@ -27,6 +27,11 @@ struct PlanState {
   void* encode_tensor_map = nullptr;
 };
 
+/// Whether the rows of A start on 16 bytes, as TMA wants them.
+inline bool aligned_rows(const Problem& problem) {
+  return problem.lda * static_cast<std::int64_t>(bytes_of(problem.a_type)) % 16 == 0;
+}
+
 struct PlanAccess {
   static const PlanState* state(const Plan& plan) { return plan.state_.get(); }
 };

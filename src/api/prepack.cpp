@@ -22,14 +22,15 @@ namespace machete {
 namespace {
 
 packing::Shape shape_of(const PackedHeader& header) {
-  return packing::shape_of(header.n, header.k, header.group_size, bits_of(header.type), header.swiglu != 0);
+  return packing::shape_of(header.n, header.k, header.group_size, bits_of(header.type), header.swiglu != 0,
+                           header.activation_bits);
 }
 
-Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swiglu) {
+Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swiglu, int activation_bits) {
   for (const Status& status :
        {validate::size("N", weight.n, 1), validate::size("K", weight.k, 1), validate::weight_type(weight.type),
         validate::group_size(weight.group_size), validate::compute_type("scale_type", scale_type),
-        validate::scale_type(weight.scale_type)}) {
+        validate::scale_type(weight.scale_type), validate::activation_bits(activation_bits, weight.type)}) {
     if (!status.ok()) return status;
   }
   if (has_zero_points(weight.type)) {
@@ -53,12 +54,16 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swi
 // The CPU backend serves every type.
 Status check_served(const QuantizedWeight& weight, const PrepackOptions& options) {
   if (options.device.backend == Backend::kCpu) return {};
-  if (!registry::matching(weight.type, options.scale_type).empty()) return {};
+  const bool wide = options.activation_bits == 16;
+  for (const DataType a_type : {options.scale_type, DataType::kS8, DataType::kE4m3}) {
+    if (wide != (a_type == options.scale_type)) continue;
+    if (!registry::matching(weight.type, a_type, options.scale_type).empty()) return {};
+  }
   return {
       StatusCode::kUnsupported,
-      fmt::format("no CUDA kernel of this build serves {} weights with {} activations; `machete list` shows what it "
-                  "has, Device::cpu() serves every type",
-                  name_of(weight.type), name_of(options.scale_type))};
+      fmt::format("no CUDA kernel of this build serves {} weights with {}-bit activations and scales of {}; `machete "
+                  "list` shows what it has, Device::cpu() serves every type",
+                  name_of(weight.type), options.activation_bits, name_of(options.scale_type))};
 }
 
 Status check_zero_points(const QuantizedWeight& weight) {
@@ -270,12 +275,14 @@ std::vector<std::uint8_t> unpack_numbers(const void* packed, const packing::Shap
 
 }  // namespace
 
-Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu) {
-  const Status status = check_weight(weight, scale_type, swiglu);
+Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale_type, bool swiglu,
+                                   int activation_bits) {
+  const Status status = check_weight(weight, scale_type, swiglu, activation_bits);
   if (!status.ok()) return status;
   PackedHeader header;
   header.type = weight.type;
   header.scale_type = scale_type;
+  header.activation_bits = static_cast<std::uint8_t>(activation_bits);
   header.n = weight.n;
   header.k = weight.k;
   header.group_size = weight.group_size;
@@ -294,7 +301,7 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
 
 Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOptions& options, void* storage,
                                   std::size_t bytes) {
-  const auto header = packed_header(weight, options.scale_type, options.swiglu);
+  const auto header = packed_header(weight, options.scale_type, options.swiglu, options.activation_bits);
   if (!header.ok()) return header.status();
   for (const Status& status : {memory::check_device(options.device), check_served(weight, options),
                                validate::pointer("qweight", weight.qweight, 1),
@@ -344,13 +351,14 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
 
 Result<PackedWeight> prepack(const QuantizedWeight& given, const PrepackOptions& options) {
   QuantizedWeight weight = given;
-  if (const auto header = packed_header(weight, options.scale_type, options.swiglu); !header.ok()) {
+  if (const auto header = packed_header(weight, options.scale_type, options.swiglu, options.activation_bits);
+      !header.ok()) {
     return header.status();
   }
   const auto order = find_order(weight, options.stream);
   if (!order.ok()) return order.status();
   if (order->empty()) weight.g_idx = nullptr;
-  const auto header = packed_header(weight, options.scale_type, options.swiglu);
+  const auto header = packed_header(weight, options.scale_type, options.swiglu, options.activation_bits);
   const Status status = memory::check_device(options.device);
   if (!status.ok()) return status;
   const auto storage = memory::allocate(options.device, header->payload_bytes());

@@ -38,7 +38,8 @@ std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, 
 // Everything that is read beside the weight: there where the epilogue has the step, null elsewhere, apart from D.
 Status check_operands(const Problem& problem, const Arguments& arguments, std::size_t alignment) {
   const Epilogue& epilogue = problem.epilogue;
-  const std::size_t element = bytes_of(problem.a_type);
+  const std::size_t a_element = bytes_of(problem.a_type);
+  const std::size_t element = bytes_of(problem.scale_type());
   const std::int64_t d_bytes = span(problem.m, problem.d_columns(), problem.ldd, bytes_of(problem.d_type));
   const std::int64_t c_bytes = span(problem.m, problem.d_columns(), problem.ldc, element);
   const struct {
@@ -48,7 +49,7 @@ Status check_operands(const Problem& problem, const Arguments& arguments, std::s
     std::int64_t bytes;
     std::size_t alignment;
   } operands[] = {
-      {"a", true, arguments.a, span(problem.m, problem.k, problem.lda, element), element},
+      {"a", true, arguments.a, span(problem.m, problem.k, problem.lda, a_element), a_element},
       {"token_scale", epilogue.token_scale, arguments.token_scale, span(1, problem.m, 0, 4), 4},
       {"channel_scale", epilogue.channel_scale, arguments.channel_scale, span(1, problem.n, 0, 4), 4},
       {"bias", epilogue.bias, arguments.bias, span(1, problem.n, 0, element), element},
@@ -64,7 +65,7 @@ Status check_operands(const Problem& problem, const Arguments& arguments, std::s
     const Status status = validate::pointer(x.name, x.pointer, std::max(alignment, x.alignment));
     if (!status.ok()) return status;
     const bool in_place = x.pointer == arguments.d && x.pointer == arguments.residual && epilogue.residual &&
-                          problem.ldc == problem.ldd && problem.d_type == problem.a_type;
+                          problem.ldc == problem.ldd && problem.d_type == problem.scale_type();
     if (overlap(x.pointer, x.bytes, arguments.d, d_bytes) && !in_place) {
       return {StatusCode::kInvalidArgument,
               fmt::format("{}={} and d={} overlap; give the output memory of its own", x.name, x.pointer, arguments.d)};
@@ -128,14 +129,15 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.lda = problem.lda;
   launch.workspace = workspace;
   const std::int32_t* permutation = arguments.weight->permutation();
-  if (permutation != nullptr || (state.realign && problem.lda % 8 != 0)) {
+  if (permutation != nullptr || (state.realign && !internal::aligned_rows(problem))) {
     void* realigned = static_cast<std::byte*>(workspace) + state.realigned_offset;
-    const Status status = memory::cuda_status(
-        gemm::realign(arguments.a, problem.lda, problem.m, problem.k, permutation, realigned, stream.native),
-        "arranging activations");
+    const Status status =
+        memory::cuda_status(gemm::realign(arguments.a, bytes_of(problem.a_type), problem.lda, problem.m, problem.k,
+                                          permutation, realigned, stream.native),
+                            "arranging activations");
     if (!status.ok()) return status;
     launch.a = realigned;
-    launch.lda = gemm::aligned_row(problem.k);
+    launch.lda = gemm::aligned_row(problem.k, static_cast<std::int64_t>(bytes_of(problem.a_type)));
   }
   launch.weights = arguments.weight->weights();
   launch.scales = arguments.weight->scales();
@@ -144,7 +146,6 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.fractional_zero_points = header.zero_bytes != 0 && header.zero_point_type != DataType::kU8;
   launch.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   launch.d = arguments.d;
-  launch.a_type = problem.a_type;
   launch.d_type = problem.d_type;
   launch.epilogue = {arguments.token_scale, arguments.channel_scale,    arguments.bias, arguments.residual,
                      problem.ldc,           problem.epilogue.activation};

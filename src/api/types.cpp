@@ -16,6 +16,7 @@ std::size_t bytes_of(DataType type) {
     case DataType::kU8:
     case DataType::kE4m3:
     case DataType::kE8m0:
+    case DataType::kS8:
       return 1;
     case DataType::kF16:
     case DataType::kBf16:
@@ -24,6 +25,7 @@ std::size_t bytes_of(DataType type) {
   return 2;
 }
 
+int bits_of(DataType type) { return static_cast<int>(bytes_of(type)) * 8; }
 int bits_of(WeightType type) { return convert::coding_of(type).bits; }
 bool has_zero_points(WeightType type) { return convert::coding_of(type).has_zero_points; }
 
@@ -46,6 +48,8 @@ std::string_view name_of(DataType type) {
       return "e4m3";
     case DataType::kE8m0:
       return "e8m0";
+    case DataType::kS8:
+      return "s8";
   }
   return "unknown";
 }
@@ -81,9 +85,11 @@ Result<DataType> parse_data_type(std::string_view name) {
   if (name == "u8" || name == "uint8") return DataType::kU8;
   if (name == "e4m3" || name == "float8_e4m3fn") return DataType::kE4m3;
   if (name == "e8m0" || name == "float8_e8m0fnu") return DataType::kE8m0;
-  return Status(
-      StatusCode::kInvalidArgument,
-      fmt::format("type '{}' is not known; use f16, bf16 or f32, u8 for zero points, e4m3 or e8m0 for scales", name));
+  if (name == "s8" || name == "int8") return DataType::kS8;
+  return Status(StatusCode::kInvalidArgument,
+                fmt::format("type '{}' is not known; use f16, bf16 or f32, e4m3 or s8 for activations, u8 for zero "
+                            "points, e4m3 or e8m0 for scales",
+                            name));
 }
 
 Result<WeightType> parse_weight_type(std::string_view name) {

@@ -17,6 +17,25 @@ Status incompatible(std::string message) { return {StatusCode::kIncompatible, st
 
 bool is_floating(DataType type) { return type == DataType::kF16 || type == DataType::kBf16 || type == DataType::kF32; }
 
+// The weights that 8-bit activations can meet: what an MMA of their type holds exactly.
+bool meets(DataType a_type, WeightType w_type) {
+  switch (w_type) {
+    case WeightType::kU4b8:
+    case WeightType::kS4:
+      return true;
+    case WeightType::kU8b128:
+    case WeightType::kS8:
+      return a_type == DataType::kS8;
+    case WeightType::kE4m3:
+    case WeightType::kE2m1:
+      return a_type == DataType::kE4m3;
+    case WeightType::kU4:
+    case WeightType::kU8:
+      break;
+  }
+  return false;
+}
+
 }  // namespace
 
 Status size(const char* name, std::int64_t value, std::int64_t least) {
@@ -51,9 +70,34 @@ Status zero_point_type(DataType type) {
 
 Status compute_type(const char* name, DataType type) {
   if (type == DataType::kF16 || type == DataType::kBf16) return {};
-  if (type == DataType::kF32 || type == DataType::kU8 || type == DataType::kE4m3 || type == DataType::kE8m0)
+  if (static_cast<int>(type) <= static_cast<int>(DataType::kS8))
     return {StatusCode::kUnsupported, fmt::format("{}={} is not served; use bf16 or f16", name, name_of(type))};
   return invalid(fmt::format("{} {} is not known; use DataType::kBf16 or kF16", name, static_cast<int>(type)));
+}
+
+Status activation_bits(int bits, WeightType type) {
+  if (bits == 16) return {};
+  if (bits != 8) return invalid(fmt::format("activation_bits={} must be 16 or 8", bits));
+  if (meets(DataType::kS8, type) || meets(DataType::kE4m3, type)) return {};
+  return {StatusCode::kUnsupported,
+          fmt::format("{} weights meet no 8-bit activations; prepack for 16-bit ones, or quantise to u4b8, s4, u8b128, "
+                      "s8, e2m1 or e4m3",
+                      name_of(type))};
+}
+
+Status activation_type(DataType type, WeightType w_type) {
+  if (type == DataType::kF16 || type == DataType::kBf16) return {};
+  if (type != DataType::kS8 && type != DataType::kE4m3) {
+    if (static_cast<int>(type) > static_cast<int>(DataType::kS8)) {
+      return invalid(fmt::format("a_type {} is not known; use bf16, f16, s8 or e4m3", static_cast<int>(type)));
+    }
+    return {StatusCode::kUnsupported, fmt::format("a_type={} is not served; use bf16, f16, s8 or e4m3", name_of(type))};
+  }
+  if (meets(type, w_type)) return {};
+  return {StatusCode::kUnsupported,
+          fmt::format("a_type={} with w_type={} is not served; s8 meets u4b8, s4, u8b128 and s8, e4m3 meets u4b8, s4, "
+                      "e2m1 and e4m3, bf16 and f16 meet all",
+                      name_of(type), name_of(w_type))};
 }
 
 Status pointer(const char* name, const void* value, std::size_t alignment) {
@@ -70,8 +114,8 @@ Result<Problem> problem(const Problem& given) {
   if (p.lda == 0) p.lda = p.k;
   if (p.ldd == 0) p.ldd = p.d_columns();
   if (p.ldc == 0) p.ldc = p.d_columns();
-  for (const Status& status : {size("M", p.m, 0), size("N", p.n, 1), size("K", p.k, 1),
-                               compute_type("a_type", p.a_type), weight_type(p.w_type), group_size(p.group_size)}) {
+  for (const Status& status : {size("M", p.m, 0), size("N", p.n, 1), size("K", p.k, 1), weight_type(p.w_type),
+                               activation_type(p.a_type, p.w_type), group_size(p.group_size)}) {
     if (!status.ok()) return status;
   }
   if (!is_floating(p.d_type)) {
@@ -106,21 +150,18 @@ Status header(const PackedHeader& h) {
         fmt::format("the weight was prepacked by layout version {}, this build reads version {}; prepack it again",
                     h.version, PackedHeader::kVersion));
   }
-  if (h.activation_bits != 16) {
-    return incompatible(fmt::format(
-        "the weight is packed for {}-bit activations, this build serves 16; prepack it again", h.activation_bits));
-  }
   if (!std::isfinite(h.tensor_scale)) {
     return incompatible(fmt::format("the weight's header is damaged: tensor_scale={}", h.tensor_scale));
   }
   for (const Status& status : {size("N", h.n, 1), size("K", h.k, 1), group_size(h.group_size), weight_type(h.type),
-                               compute_type("scale_type", h.scale_type)}) {
+                               compute_type("scale_type", h.scale_type), activation_bits(h.activation_bits, h.type)}) {
     if (!status.ok()) return incompatible("the weight's header is damaged: " + status.message());
   }
   if (h.swiglu > 1 || (h.swiglu == 1 && h.n % 2 != 0)) {
     return incompatible(fmt::format("the weight's header is damaged: swiglu={} with N={}", h.swiglu, h.n));
   }
-  const packing::Shape shape = packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type), h.swiglu == 1);
+  const packing::Shape shape =
+      packing::shape_of(h.n, h.k, h.group_size, bits_of(h.type), h.swiglu == 1, h.activation_bits);
   const std::uint64_t scale_bytes = static_cast<std::uint64_t>(shape.scale_count()) * 2;
   const bool zeros = has_zero_points(h.type);
   if (h.permutation_bytes != 0 && h.permutation_bytes != memory::padded(static_cast<std::uint64_t>(h.k) * 4)) {
@@ -155,9 +196,15 @@ Status matches(const PackedHeader& h, const Problem& p) {
     return incompatible(h.swiglu != 0 ? "the weight is packed for the epilogue swiglu, which the plan has not"
                                       : "the plan's epilogue is swiglu; prepack the weight with swiglu=true");
   }
-  if (h.scale_type != p.a_type) {
-    return incompatible(fmt::format("the weight's scales are {}, the plan's activations {}; prepack with scale_type={}",
-                                    name_of(h.scale_type), name_of(p.a_type), name_of(p.a_type)));
+  if (h.activation_bits != bits_of(p.a_type)) {
+    return incompatible(
+        fmt::format("the weight is packed for {}-bit activations, the plan's are {}; prepack with activation_bits={}",
+                    h.activation_bits, name_of(p.a_type), bits_of(p.a_type)));
+  }
+  if (h.scale_type != p.scale_type()) {
+    return incompatible(fmt::format("the weight's scales are {}, the plan's {}{}; prepack with scale_type={}",
+                                    name_of(h.scale_type), bits_of(p.a_type) == 16 ? "activations " : "",
+                                    name_of(p.scale_type()), name_of(p.scale_type())));
   }
   return {};
 }

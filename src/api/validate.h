@@ -16,6 +16,8 @@ Status weight_type(WeightType type);
 Status scale_type(DataType type);  // of a weight in canonical form
 Status zero_point_type(DataType type);
 Status compute_type(const char* name, DataType type);
+Status activation_bits(int bits, WeightType type);         // of a weight's order
+Status activation_type(DataType type, WeightType w_type);  // of a problem
 
 /// A pointer that must not be null and must be a multiple of `alignment` bytes.
 Status pointer(const char* name, const void* value, std::size_t alignment);

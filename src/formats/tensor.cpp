@@ -45,6 +45,8 @@ std::string_view dtype_of(DataType type) {
       return "U8";
     case DataType::kE4m3:
       return "F8_E4M3";
+    case DataType::kS8:
+      return "I8";
   }
   return "";
 }

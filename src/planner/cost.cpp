@@ -77,17 +77,23 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
     givers = std::max(1.0, std::ceil(steps / part) - 1);
   }
 
-  const double activation_bytes = 2 * m * k;
+  const auto element = static_cast<double>(bytes_of(problem.a_type));
+  const double activation_bytes = element * m * k;
   Estimate e;
   const double uneven = busiest * sms / (tiles * steps);
   e.memory_us = (weight_bytes(problem, shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6 *
                 (1 + kUnevenPart * (uneven - 1));
-  e.l2_us = (weight_bytes(problem, shape) * m_tiles + 2 * m_tiles * tile.m * k * n_tiles) /
+  e.l2_us = (weight_bytes(problem, shape) * m_tiles + element * m_tiles * tile.m * k * n_tiles) /
             (givers > 0 ? kScatteredL2TbS : machine.l2_tb_s) * 1e-6;
 
   const double atoms = tile.n / 128.0;
-  const double mma = 2 * 8 * atoms * mma_clocks(tile.m);
-  const double unpack = (bits_of(problem.w_type) == 8 ? kUnpackClocks8 : kUnpackClocks) * atoms + kStepClocks;
+  // 8-bit activations: an MMA of as many clocks takes k32, and codes are operands almost as they are.
+  const double mma = element * 8 * atoms * mma_clocks(tile.m);
+  const double unpack = (element == 1                   ? kUnpackClocks / 4
+                         : bits_of(problem.w_type) == 8 ? kUnpackClocks8
+                                                        : kUnpackClocks) *
+                            atoms +
+                        kStepClocks;
   const double clocks = std::max(mma, unpack) + kHiddenPart * std::min(mma, unpack);
   const double us_per_clock = 1e-3 / machine.clock_ghz;
   const double store = kStoreClocks * tile.n * tile.m * ceil_div(tiles, sms);

@@ -9,7 +9,7 @@ std::string Schedule::name() const { return stream_k ? fmt::format("{}_streamk",
 
 packing::Shape shape_of(const Problem& problem) {
   return packing::shape_of(problem.n, problem.k, problem.group_size, bits_of(problem.w_type),
-                           problem.epilogue.activation == Activation::kSwiglu);
+                           problem.epilogue.activation == Activation::kSwiglu, bits_of(problem.a_type));
 }
 
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {

@@ -27,6 +27,13 @@ MACHETE_HOST_DEVICE inline double unit_roundoff(DataType type) {
   return type == DataType::kBf16 ? 0x1p-8 : type == DataType::kF16 ? 0x1p-11 : 0x1p-24;
 }
 
+/// What a product of an activation of that type and a weight may be off by, relative to all products of its sum: 16-bit
+/// ones by the rounding of the scaled weight; e4m3 by what Hopper's tensor cores drop of it (docs/numerics.md); s8 by
+/// nothing but fp32 arithmetic.
+MACHETE_HOST_DEVICE inline double product_roundoff(DataType a_type) {
+  return a_type == DataType::kE4m3 ? 0x1p-9 : unit_roundoff(a_type);
+}
+
 MACHETE_HOST_DEVICE inline double smallest_subnormal(DataType type) {
   return type == DataType::kBf16 ? 0x1p-133 : type == DataType::kF16 ? 0x1p-24 : 0x1p-149;
 }
@@ -38,7 +45,7 @@ MACHETE_HOST_DEVICE inline double sum_bound(double sum_aw2 /* sum over k of (a w
   constexpr double kLambda = 8;
   // An fp32 sum of K products: MMAs of 16 k's each truncate, and partial sums meet in a reduction.
   const double accumulate = (static_cast<double>(k) / 16 + 16) * 0x1p-23;
-  double bound = kLambda * sqrt(sum_aw2) * (unit_roundoff(compute) + accumulate);
+  double bound = kLambda * sqrt(sum_aw2) * (product_roundoff(compute) + accumulate);
   // A scaled weight may be subnormal in fp16; it is then rounded to a multiple of 2^-24.
   if (compute == DataType::kF16) bound += kLambda * 0x1p-25 * sqrt(sum_a2);
   return bound;

@@ -114,7 +114,7 @@ class ExpectedEpilogue {
     }
     if (problem_.epilogue.residual) {
       const std::int64_t ldc = problem_.ldc > 0 ? problem_.ldc : problem_.d_columns();
-      y.value += static_cast<double>(to_float(problem_.a_type, operands_.residual, m * ldc + n));
+      y.value += static_cast<double>(to_float(problem_.scale_type(), operands_.residual, m * ldc + n));
       y.error += kRounding * std::abs(y.value);
     }
     return y;
@@ -130,7 +130,7 @@ class ExpectedEpilogue {
     x.value *= factor;
     x.error = x.error * std::abs(factor) + 2 * kRounding * std::abs(x.value);
     if (problem_.epilogue.bias) {
-      x.value += static_cast<double>(to_float(problem_.a_type, operands_.bias, n));
+      x.value += static_cast<double>(to_float(problem_.scale_type(), operands_.bias, n));
       x.error += kRounding * std::abs(x.value);
     }
     return x;

@@ -37,13 +37,13 @@ RowEpilogue::RowEpilogue(const Problem& problem, const Arguments& arguments)
       n_(problem.n),
       columns_(problem.d_columns()),
       ldc_(problem.ldc > 0 ? problem.ldc : problem.d_columns()),
-      a_type_(problem.a_type),
+      type_(problem.scale_type()),
       swiglu_(steps_.activation == Activation::kSwiglu) {}
 
 float RowEpilogue::scaled(std::int64_t m, std::int64_t n, float sum) const {
   if (steps_.token_scale) sum *= arguments_.token_scale[m];
   if (steps_.channel_scale) sum *= arguments_.channel_scale[n];
-  if (steps_.bias) sum += to_float(a_type_, arguments_.bias, n);
+  if (steps_.bias) sum += to_float(type_, arguments_.bias, n);
   return sum;
 }
 
@@ -60,7 +60,7 @@ std::int64_t RowEpilogue::operator()(std::int64_t m, std::int64_t row, std::int6
     } else {
       y = apply(steps_.activation, scaled(m, column, sums[i]));
     }
-    if (steps_.residual) y += to_float(a_type_, arguments_.residual, m * ldc_ + column);
+    if (steps_.residual) y += to_float(type_, arguments_.residual, m * ldc_ + column);
     sums[i] = y;
   }
   return columns;

@@ -25,7 +25,7 @@ class RowEpilogue {
   Epilogue steps_;
   Arguments arguments_;
   std::int64_t n_, columns_, ldc_;
-  DataType a_type_;
+  DataType type_;  // of bias and residual
   bool swiglu_;
 };
 

@@ -13,14 +13,15 @@ class RowEpilogue;
 
 /// How a packed tile lies in memory: eight runs of 64 bytes, of which run r holds rows r and r + 8 in the same order of
 /// k, which serves activations as well as weights, since a sum over k may be taken in any. The places of a row in a run
-/// are, of 4-bit weights, the low nibbles, and the high ones for row r + 8; of 8-bit weights the first eight of every
-/// 16 bytes, and the others.
+/// are, of 4-bit weights, the low nibbles, and the high ones for row r + 8; of 8-bit weights the first `row_bytes` of
+/// every twice as many, and the others.
 struct PackedOrder {
   static constexpr int kTileBytes = 512;
   static constexpr int kStripRows = 16;
   static constexpr int kMaxTileK = 64;
 
   int tile_k;
+  int row_bytes;
   std::int32_t k_of_place[kMaxTileK];
   std::int32_t place_of_scale[kStripRows];  // of a row's scale among its strip's
 };
@@ -30,6 +31,7 @@ struct GemmArguments {
   std::int64_t strips;                // ... and how many strips of 16 hold more than padding
   const void* a;                      // [M, K] of a_type
   DataType a_type;
+  const float* a_values;            // [256], of 8-bit activations by their codes; null for 16 bit
   const std::int32_t* permutation;  // [K]: which k of A meets each packed one; null: its own
   int bits;                         // of a weight: 4 or 8
   const float* values;              // [2^bits], of floating-point codes; null for integers

@@ -58,6 +58,7 @@ void load(DataType type, const void* base, std::int64_t first, std::int64_t coun
     case DataType::kU8:
     case DataType::kE4m3:
     case DataType::kE8m0:
+    case DataType::kS8:
       return;  // never packed
   }
 }
@@ -77,6 +78,7 @@ void store(DataType type, const float* values, std::int64_t count, void* base, s
     case DataType::kU8:
     case DataType::kE4m3:
     case DataType::kE8m0:
+    case DataType::kS8:
       return;
   }
 }
@@ -90,7 +92,12 @@ void load_activations(const GemmArguments& x, std::int64_t m0, std::int64_t rows
   for (std::int64_t k = count; k < depth; ++k) natural[k] = 0;
   for (std::int64_t m = 0; m < rows; ++m) {
     const std::int64_t row = (m0 + m) * x.lda;
-    if (x.permutation == nullptr) {
+    if (x.a_values != nullptr) {
+      const auto* codes = static_cast<const std::uint8_t*>(x.a) + row;
+      for (std::int64_t k = 0; k < count; ++k) {
+        natural[k] = x.a_values[codes[x.permutation == nullptr ? k0 + k : x.permutation[k0 + k]]];
+      }
+    } else if (x.permutation == nullptr) {
       load(x.a_type, x.a, row + k0, count, natural);
     } else {
       for (std::int64_t k = 0; k < count; ++k) load(x.a_type, x.a, row + x.permutation[k0 + k], 1, natural + k);
@@ -127,7 +134,7 @@ struct Table {
 };
 
 // A run of 64 bytes: rows r and r + 8 of a tile.
-template <int kBits, class Code, class Value>
+template <int kBits, int kRowBytes, class Code, class Value>
 inline void decode_run(const std::uint8_t* bytes, const Code& code, const Value& low_value, const Value& high_value,
                        float* low, float* high) {
   if constexpr (kBits == 4) {
@@ -138,12 +145,12 @@ inline void decode_run(const std::uint8_t* bytes, const Code& code, const Value&
       high[b] = high_value(b, code(both >> 4));
     }
   } else {
-    for (int lane = 0; lane < 4; ++lane) {
+    for (int part = 0; part < 32 / kRowBytes; ++part) {
 #pragma omp simd
-      for (int b = 0; b < 8; ++b) {
-        const int place = lane * 8 + b;
-        low[place] = low_value(place, code(bytes[lane * 16 + b]));
-        high[place] = high_value(place, code(bytes[lane * 16 + 8 + b]));
+      for (int b = 0; b < kRowBytes; ++b) {
+        const int place = part * kRowBytes + b;
+        low[place] = low_value(place, code(bytes[part * kRowBytes * 2 + b]));
+        high[place] = high_value(place, code(bytes[part * kRowBytes * 2 + kRowBytes + b]));
       }
     }
   }
@@ -160,7 +167,7 @@ void spread(const Numbers& groups, int place_of_row, const std::int32_t* group_o
 }
 
 // One strip of 16 rows, from k0 on: scale * (u - zero), exactly for integer zero points.
-template <int kBits, class Code>
+template <int kBits, int kRowBytes, class Code>
 void decode_strip(const GemmArguments& x, const Code& code, std::int64_t strip, std::int64_t k0, std::int64_t depth,
                   const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
   constexpr int kTileK = kTileBytes * 8 / kBits / kStripRows;
@@ -193,24 +200,35 @@ void decode_strip(const GemmArguments& x, const Code& code, std::int64_t strip, 
         spread(zeros, low_at, group_of_place, kTileK, spreads[1]);
         spread(scales, high_at, group_of_place, kTileK, spreads[2]);
         spread(zeros, high_at, group_of_place, kTileK, spreads[3]);
-        decode_run<kBits>(bytes, code, SomeGroups{spreads[0], spreads[1]}, SomeGroups{spreads[2], spreads[3]}, low,
-                          high);
+        decode_run<kBits, kRowBytes>(bytes, code, SomeGroups{spreads[0], spreads[1]},
+                                     SomeGroups{spreads[2], spreads[3]}, low, high);
       } else {
-        decode_run<kBits>(bytes, code, OneGroup{scales[0][low_at], zeros[0][low_at]},
-                          OneGroup{scales[0][high_at], zeros[0][high_at]}, low, high);
+        decode_run<kBits, kRowBytes>(bytes, code, OneGroup{scales[0][low_at], zeros[0][low_at]},
+                                     OneGroup{scales[0][high_at], zeros[0][high_at]}, low, high);
       }
     }
+  }
+}
+
+template <class Code8, class Code4>
+void decode(const GemmArguments& x, const Code8& code8, const Code4& code4, std::int64_t strip, std::int64_t k0,
+            std::int64_t depth, const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
+  if (x.bits == 4) {
+    decode_strip<4, 8>(x, code4, strip, k0, depth, group_of_place, out);
+  } else if (x.order->row_bytes == 8) {
+    decode_strip<8, 8>(x, code8, strip, k0, depth, group_of_place, out);
+  } else {
+    decode_strip<8, 4>(x, code8, strip, k0, depth, group_of_place, out);
   }
 }
 
 void decode(const GemmArguments& x, std::int64_t strip, std::int64_t k0, std::int64_t depth,
             const std::int32_t* group_of_place, float* out /* [16, kBlockK] */) {
   if (x.values != nullptr) {
-    x.bits == 8 ? decode_strip<8>(x, Table{x.values}, strip, k0, depth, group_of_place, out)
-                : decode_strip<4>(x, Table{x.values}, strip, k0, depth, group_of_place, out);
+    const Table table{x.values};
+    decode(x, table, table, strip, k0, depth, group_of_place, out);
   } else {
-    x.bits == 8 ? decode_strip<8>(x, Integers<8>{}, strip, k0, depth, group_of_place, out)
-                : decode_strip<4>(x, Integers<4>{}, strip, k0, depth, group_of_place, out);
+    decode(x, Integers<8>{}, Integers<4>{}, strip, k0, depth, group_of_place, out);
   }
 }
 

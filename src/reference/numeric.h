@@ -10,7 +10,8 @@ namespace machete::reference {
 /// Element `index` of an array of `type`. Every value of every type is exact in fp32.
 float to_float(DataType type, const void* base, std::int64_t index);
 
-/// Writes element `index` of f16, bf16, f32 or u8; what lies beyond the largest finite value becomes infinite.
+/// Writes element `index` of any type but e8m0; what lies beyond the largest finite value becomes infinite, of s8 and
+/// e4m3 that value itself.
 void from_float(DataType type, void* base, std::int64_t index, float value);
 
 /// `count` elements from `first` on.

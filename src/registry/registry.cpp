@@ -1,5 +1,7 @@
 #include "registry/registry.h"
 
+#include <algorithm>
+
 namespace machete::registry {
 
 const std::vector<const kernels::Kernel*>& all() {
@@ -22,6 +24,13 @@ std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type)
     if (kernel->w_type == packed_as && kernel->a_type == a_type) matching.push_back(kernel);
   }
   return matching;
+}
+
+std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type, DataType scale_type) {
+  auto kernels = matching(w_type, a_type);
+  const auto other = [&](const kernels::Kernel* kernel) { return kernel->scale_type != scale_type; };
+  kernels.erase(std::remove_if(kernels.begin(), kernels.end(), other), kernels.end());
+  return kernels;
 }
 
 }  // namespace machete::registry

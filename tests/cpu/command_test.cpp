@@ -116,7 +116,7 @@ TEST_F(Command, AnswersWrongUsageWithStatus2) {
   EXPECT_THAT(failure("explain 1 2", 2), HasSubstr("K"));
   EXPECT_THAT(failure("list 1", 2), HasSubstr("N"));
   EXPECT_THAT(failure("explain 1 2 x", 2), HasSubstr("x"));
-  EXPECT_THAT(failure("explain 1 64 64 --a int8", 2), HasSubstr("int8"));
+  EXPECT_THAT(failure("explain 1 64 64 --a int7", 2), HasSubstr("int7"));
   EXPECT_THAT(failure("explain 1 64 64 --group-size 17", 2), HasSubstr("multiple of 16"));
   EXPECT_THAT(failure("explain 1 64 64 --device cuda:x", 2), HasSubstr("cuda:NUMBER"));
   EXPECT_THAT(failure("quantize model.safetensors", 2), HasSubstr("--output"));

@@ -40,7 +40,7 @@ class Tile {
 
   // Canonical codes [16, 64] as the kernels find them.
   static std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes) {
-    const auto shape = packing::shape_of(kRows, kDepth, -1, kCoding.bits);
+    const auto shape = packing::shape_of(kRows, kDepth, -1, kCoding.bits, false, 8 * sizeof(Element));
     std::vector<std::uint8_t> q(static_cast<std::size_t>(kRows * shape.row_bytes()));
     for (std::size_t i = 0; i < codes.size(); ++i) {
       const std::size_t bit = i * static_cast<std::size_t>(kCoding.bits);
@@ -76,6 +76,26 @@ class Tile {
             value -= lower ? high_float<Element>(lane_zeros.fractions) : low_float<Element>(lane_zeros.fractions);
           }
           visit(place % kRows, step * layout::kStepK + place / kRows, value);
+        }
+      }
+    }
+  }
+
+  // The same of 8-bit activations, with the values of their type.
+  template <class Visit>
+  static void for_each_byte(const std::vector<std::uint8_t>& tile, Visit visit) {
+    const auto fragment = layout::warp_fragment<8>();
+    for (int lane = 0; lane < 32; ++lane) {
+      const Words words = Words::load(tile.data() + offset_, lane);
+      for (int step = 0; step < kDepth / 32; ++step) {
+        std::uint32_t a[4];
+        Converter::template decode_bytes<Element>(words, step, a);
+        for (int i = 0; i < 16; ++i) {
+          const int place = fragment(lane, i);
+          const std::uint32_t byte = a[i / 4] >> (i % 4 * 8) & 0xffu;
+          const float value = std::is_same_v<Element, std::int8_t> ? static_cast<float>(static_cast<std::int8_t>(byte))
+                                                                   : kE4m3Values[byte];
+          visit(place % kRows, step * 32 + place / kRows, value / Converter::template kCodeUnit<Element>);
         }
       }
     }
@@ -130,6 +150,44 @@ TYPED_TEST(Convert, DecodesEveryCodeExactly) {
       const auto code = codes[static_cast<std::size_t>(row * kDepth + k)];
       const float zero = kCoding.has_zero_points ? zeros[static_cast<std::size_t>(row)] : kCoding.implied_zero();
       ASSERT_EQ(value, kCoding.value(kCoding.counted(code)) - zero) << "row " << row << " k " << k;
+      ++seen;
+    });
+    ASSERT_EQ(seen, kRows * kDepth);
+  }
+}
+
+template <class Conversion>
+class ConvertBytes : public ::testing::Test {};
+using S8 = std::int8_t;
+using Fp8 = cutlass::float_e4m3_t;
+using ByteConversions =
+    ::testing::Types<Conversion<U4b8, S8, WeightType::kU4b8>, Conversion<U4b8, Fp8, WeightType::kU4b8>,
+                     Conversion<U4b8, S8, WeightType::kS4>, Conversion<U4b8, Fp8, WeightType::kS4>,
+                     Conversion<U8b128, S8, WeightType::kU8b128>, Conversion<U8b128, S8, WeightType::kS8>,
+                     Conversion<E4m3, Fp8, WeightType::kE4m3>, Conversion<E2m1, Fp8, WeightType::kE2m1>>;
+class ByteNames {
+ public:
+  template <class T>
+  static std::string GetName(int) {
+    return std::string(name_of(T::kType)) + "_" + std::string(name_of(kDataType<typename T::Element>));
+  }
+};
+TYPED_TEST_SUITE(ConvertBytes, ByteConversions, ByteNames);
+
+// As above, for the MMAs of 8-bit activations.
+TYPED_TEST(ConvertBytes, DecodesEveryCodeExactly) {
+  constexpr Coding kCoding = Tile<TypeParam>::kCoding;
+  for (int round = 0; round < 16; ++round) {
+    std::vector<std::uint8_t> codes(kRows * kDepth);
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      codes[i] = static_cast<std::uint8_t>((i * 7 + static_cast<std::size_t>(round)) %
+                                           static_cast<std::size_t>(kCoding.codes()));
+      if (std::isnan(kCoding.value(kCoding.counted(codes[i])))) codes[i] = 0;
+    }
+    int seen = 0;
+    Tile<TypeParam>::for_each_byte(Tile<TypeParam>::packed(codes), [&](int row, int k, float value) {
+      const auto code = codes[static_cast<std::size_t>(row * kDepth + k)];
+      ASSERT_EQ(value, kCoding.value(kCoding.counted(code)) - kCoding.implied_zero()) << "row " << row << " k " << k;
       ++seen;
     });
     ASSERT_EQ(seen, kRows * kDepth);

@@ -23,14 +23,18 @@ const std::vector<std::int64_t> kSizesN = {1, 17, 67};
 const std::vector<std::int64_t> kSizesK = {1, 15, 16, 63, 65, 100, 576};
 const std::vector<std::int64_t> kGroupSizes = {-1, 16, 32, 48, 64, 128, 144};
 
-PackedWeight pack(const OwnedWeight& weight, DataType scale_type) {
+PackedWeight pack(const OwnedWeight& weight, DataType a_type) {
   PrepackOptions options;
   options.device = Device::cpu();
-  options.scale_type = scale_type;
+  options.activation_bits = bits_of(a_type);
+  options.scale_type = options.activation_bits == 16 ? a_type : DataType::kBf16;
   auto packed = prepack(weight.view, options);
   EXPECT_TRUE(packed.ok()) << packed.status().message();
   return packed.ok() ? *packed : PackedWeight();
 }
+
+// 16 bits, of the activations' type where that has as many.
+DataType narrow_output(DataType a_type) { return bits_of(a_type) == 16 ? a_type : DataType::kBf16; }
 
 class CpuLinear : public ::testing::TestWithParam<std::tuple<InstructionSet, Kind>> {
  protected:
@@ -49,7 +53,7 @@ class CpuLinear : public ::testing::TestWithParam<std::tuple<InstructionSet, Kin
 };
 
 TEST_P(CpuLinear, IdentityGivesTheExactWeights) {
-  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+  for (const DataType type : activation_types(kind())) {
     for (const std::int64_t n : kSizesN) {
       for (const std::int64_t k : kSizesK) {
         const std::int64_t m = std::min<std::int64_t>(k, 100);
@@ -62,7 +66,7 @@ TEST_P(CpuLinear, IdentityGivesTheExactWeights) {
           const OwnedWeight weight = random_weight(n, k, group_size, 11, kind());
           const PackedWeight packed = pack(weight, type);
           const std::vector<float> expected = dequantize(weight.view);  // [N, K]
-          for (const DataType d_type : {DataType::kF32, type}) {
+          for (const DataType d_type : {DataType::kF32, narrow_output(type)}) {
             const std::vector<std::uint8_t> d = run(problem_of(m, weight.view, type, d_type), a, packed);  // [M, N]
             const std::vector<std::uint8_t> rounded = rounded_to(d_type, expected);
             for (std::int64_t row = 0; row < n; ++row) {
@@ -79,7 +83,7 @@ TEST_P(CpuLinear, IdentityGivesTheExactWeights) {
 }
 
 TEST_P(CpuLinear, SmallIntegersAreExact) {
-  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+  for (const DataType type : activation_types(kind())) {
     for (const std::int64_t m : {1, 3, 5, 70}) {
       for (const std::int64_t k : kSizesK) {
         const std::int64_t n = 67;
@@ -104,7 +108,7 @@ TEST_P(CpuLinear, SmallIntegersAreExact) {
             expected[static_cast<std::size_t>(row * n + column)] = static_cast<float>(sum);
           }
         }
-        for (const DataType d_type : {DataType::kF32, type}) {
+        for (const DataType d_type : {DataType::kF32, narrow_output(type)}) {
           const auto d = run(problem_of(m, weight.view, type, d_type), rounded_to(type, values), pack(weight, type));
           // Bytes would tell 0 from -0; sums may come out as either.
           const auto rounded = rounded_to(d_type, expected);
@@ -119,14 +123,15 @@ TEST_P(CpuLinear, SmallIntegersAreExact) {
 
 TEST_P(CpuLinear, RandomDataStayWithinTheBound) {
   unsigned seed = 0;
-  for (const DataType type : {DataType::kBf16, DataType::kF16}) {
+  for (const DataType type : activation_types(kind())) {
     for (const std::int64_t m : {1, 4, 5, 33, 130}) {
       for (const std::int64_t n : {1, 17, 67, 384}) {
         for (const std::int64_t k : {1, 63, 100, 576, 1100}) {
           const std::int64_t group_size = kGroupSizes[++seed % kGroupSizes.size()];
           const OwnedWeight weight = random_weight(n, k, group_size, seed, kind());
-          const Problem problem = problem_of(m, weight.view, type, seed % 3 == 0 ? DataType::kF32 : type);
-          const std::vector<std::uint8_t> a = rounded_to(type, normal_values(m * k, seed + 1));
+          const Problem problem =
+              problem_of(m, weight.view, type, seed % 3 == 0 ? DataType::kF32 : narrow_output(type));
+          const std::vector<std::uint8_t> a = normal_activations(type, m * k, seed + 1);
           const std::vector<std::uint8_t> d = run(problem, a, pack(weight, type));
           const ErrorReport report = check_linear(problem, a.data(), weight.view, d.data());
           ASSERT_TRUE(report.passed) << report.max_ratio << " at " << report.worst_m << ", " << report.worst_n
@@ -260,10 +265,19 @@ TEST(CpuLinearMicroscaling, ScalesOfEightBitsStayWithinTheBound) {
   }
 }
 
+std::vector<std::pair<std::int64_t, DataType>> combinations(const std::vector<std::int64_t>& sizes,
+                                                            const std::vector<DataType>& types) {
+  std::vector<std::pair<std::int64_t, DataType>> all;
+  for (const std::int64_t size : sizes) {
+    for (const DataType type : types) all.emplace_back(size, type);
+  }
+  return all;
+}
+
 // Groups in an order of their own: the same numbers as with K sorted by hand.
 TEST(CpuLinearActOrder, GathersTheActivations) {
   for (const Kind& kind : all_kinds()) {
-    for (const std::int64_t group_size : {-1, 16, 48, 64}) {
+    for (const auto& [group_size, a_type] : combinations({-1, 16, 48, 64}, activation_types(kind))) {
       const std::int64_t n = 35;
       const std::int64_t k = 200;
       OwnedWeight weight = random_weight(n, k, group_size, 3, kind);
@@ -273,13 +287,14 @@ TEST(CpuLinearActOrder, GathersTheActivations) {
       }
       std::shuffle(g_idx.begin(), g_idx.end(), std::mt19937(9));
       weight.view.g_idx = g_idx.data();
-      const PackedWeight packed = pack(weight, DataType::kBf16);
+      const PackedWeight packed = pack(weight, a_type);
       EXPECT_EQ(packed.permutation() == nullptr, group_size < 0);
-      const Problem problem = problem_of(6, weight.view, DataType::kBf16, DataType::kBf16);
-      const std::vector<std::uint8_t> a = rounded_to(DataType::kBf16, normal_values(6 * k, 8));
-      std::vector<std::uint8_t> d(6 * static_cast<std::size_t>(n) * 2, 0xff);
+      const Problem problem = problem_of(6, weight.view, a_type, narrow_output(a_type));
+      const std::vector<std::uint8_t> a = normal_activations(a_type, 6 * k, 8);
+      std::vector<std::uint8_t> d(6 * static_cast<std::size_t>(n) * bytes_of(problem.d_type), 0xff);
       ASSERT_TRUE(linear(problem, {a.data(), &packed, d.data()}).ok());
-      EXPECT_TRUE(check_linear(problem, a.data(), weight.view, d.data()).passed) << name_of(kind) << ", " << group_size;
+      EXPECT_TRUE(check_linear(problem, a.data(), weight.view, d.data()).passed)
+          << name_of(kind) << ", " << group_size << ", " << name_of(a_type);
       QuantizedWeight in_order = weight.view;
       in_order.g_idx = nullptr;
       EXPECT_EQ(check_linear(problem, a.data(), in_order, d.data()).passed, group_size < 0);
@@ -287,10 +302,78 @@ TEST(CpuLinearActOrder, GathersTheActivations) {
       const auto unpacked = unpack(packed);
       ASSERT_TRUE(unpacked.ok());
       EXPECT_EQ(unpacked->qweight, weight.qweight);
-      EXPECT_EQ(unpacked->scales, weight.scales);
+      if (a_type != DataType::kF16) {
+        EXPECT_EQ(unpacked->scales, weight.scales);
+      }
       EXPECT_EQ(unpacked->g_idx, group_size < 0 ? std::vector<std::int32_t>() : g_idx);
     }
   }
+}
+
+// The bound of 8-bit activations lets nothing pass that a kernel may get wrong.
+TEST(CpuLinearEightBits, FaultsAreFound) {
+  struct Pair {
+    DataType a_type;
+    WeightType w_type;
+  };
+  for (const auto& [a_type, w_type] :
+       {Pair{DataType::kS8, WeightType::kU4b8}, Pair{DataType::kS8, WeightType::kS8},
+        Pair{DataType::kE4m3, WeightType::kU4b8}, Pair{DataType::kE4m3, WeightType::kE4m3}}) {
+    const std::int64_t m = 8;
+    const std::int64_t n = 64;
+    const std::int64_t k = 4096;
+    const OwnedWeight weight = random_weight(n, k, 128, 3, {w_type});
+    const Problem problem = problem_of(m, weight.view, a_type, DataType::kBf16);
+    const std::vector<std::uint8_t> a = normal_activations(a_type, m * k, 8);
+    const PackedWeight packed = pack(weight, a_type);
+    std::vector<std::uint8_t> d(static_cast<std::size_t>(m * n) * 2);
+    const auto passes = [&](const std::vector<std::uint8_t>& activations) {
+      EXPECT_TRUE(linear(problem, {activations.data(), &packed, d.data()}).ok());
+      return check_linear(problem, a.data(), weight.view, d.data()).passed;
+    };
+    EXPECT_TRUE(passes(a));
+    std::vector<std::uint8_t> forgotten = a;  // a step of the MMA in every row
+    for (std::int64_t row = 0; row < m; ++row) std::fill_n(forgotten.begin() + row * k + 1024, 32, std::uint8_t{0});
+    EXPECT_FALSE(passes(forgotten)) << name_of(a_type);
+    std::vector<std::uint8_t> swapped = a;  // two k's of a lane's word
+    for (std::int64_t row = 0; row < m; ++row) std::swap(swapped[row * k + 5], swapped[row * k + 6]);
+    EXPECT_FALSE(passes(swapped)) << name_of(a_type);
+  }
+}
+
+TEST(CpuLinearEightBits, OtherPairsAndOrdersAreRefused) {
+  const OwnedWeight weight = random_weight(16, 64, 64, 1);
+  PlanOptions options;
+  options.device = Device::cpu();
+  const auto refusal = [&](DataType a_type, WeightType w_type) {
+    Problem problem = problem_of(1, weight.view, a_type, DataType::kBf16);
+    problem.w_type = w_type;
+    return plan(problem, options).status().message();
+  };
+  EXPECT_THAT(refusal(DataType::kE4m3, WeightType::kU8b128), HasSubstr("e4m3 meets u4b8, s4, e2m1 and e4m3"));
+  EXPECT_THAT(refusal(DataType::kS8, WeightType::kE4m3), HasSubstr("s8 meets u4b8, s4, u8b128 and s8"));
+  EXPECT_THAT(refusal(DataType::kS8, WeightType::kU4), HasSubstr("a_type=s8 with w_type=u4"));
+  EXPECT_THAT(refusal(DataType::kU8, WeightType::kU4b8), HasSubstr("use bf16, f16, s8 or e4m3"));
+
+  const auto run_with = [&](DataType planned, DataType packed_for) {
+    const auto made = plan(problem_of(1, weight.view, planned, DataType::kBf16), options);
+    EXPECT_TRUE(made.ok());
+    const PackedWeight packed = pack(weight, packed_for);
+    const std::vector<std::uint8_t> a(128);
+    std::vector<std::uint8_t> d(32);
+    return run(*made, {a.data(), &packed, d.data()}, nullptr, 0).message();
+  };
+  EXPECT_THAT(run_with(DataType::kS8, DataType::kBf16), HasSubstr("prepack with activation_bits=8"));
+  EXPECT_THAT(run_with(DataType::kBf16, DataType::kE4m3), HasSubstr("prepack with activation_bits=16"));
+  EXPECT_EQ(run_with(DataType::kS8, DataType::kE4m3), "");  // the same order
+
+  PrepackOptions eight;
+  eight.device = Device::cpu();
+  eight.activation_bits = 8;
+  EXPECT_THAT(prepack(random_weight(16, 64, 64, 1, {WeightType::kU4}).view, eight).status().message(),
+              HasSubstr("u4 weights meet no 8-bit activations"));
+  eight.activation_bits = 4;
+  EXPECT_THAT(prepack(weight.view, eight).status().message(), HasSubstr("activation_bits=4 must be 16 or 8"));
 }
 
 TEST(CpuLinearArguments, OtherWeightsAreRefused) {

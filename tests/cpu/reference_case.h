@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "api/validate.h"
 #include "machete/problem.h"
 #include "machete/weight.h"
 #include "reference/numeric.h"
@@ -48,6 +49,20 @@ inline const std::vector<Kind>& all_kinds() {
 inline std::string name_of(const Kind& kind) {
   const bool floating = has_zero_points(kind.type) && kind.zero_point_type != DataType::kU8;
   return std::string(name_of(kind.type)) + (floating ? "_" + std::string(name_of(kind.zero_point_type)) : "");
+}
+
+/// The types of activations that the weights meet.
+inline std::vector<DataType> activation_types(const Kind& kind) {
+  std::vector<DataType> types;
+  for (const DataType type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
+    if (validate::activation_type(type, kind.type).ok()) types.push_back(type);
+  }
+  return types;
+}
+
+/// Normal activations that fill their type's range, as far as it is short.
+inline std::vector<std::uint8_t> normal_activations(DataType type, std::int64_t count, unsigned seed) {
+  return rounded_to(type, normal_values(count, seed, type == DataType::kS8 ? 40 : 1));
 }
 
 struct OwnedWeight {

@@ -54,7 +54,7 @@ Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t
   problem.n = n;
   problem.k = k;
   problem.a_type = type;
-  problem.d_type = type;
+  problem.d_type = bits_of(type) == 16 ? type : DataType::kBf16;
   problem.group_size = group_size;
   return problem;
 }

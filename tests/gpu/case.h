@@ -32,7 +32,7 @@ inline PlanOptions on_cuda() {
   return options;
 }
 
-/// A problem whose activations and outputs have one type.
+/// A problem whose activations and outputs have one type; with 8-bit activations outputs are bf16.
 Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size = 128);
 
 inline std::int64_t lda_of(const Problem& p) { return p.lda > 0 ? p.lda : p.k; }

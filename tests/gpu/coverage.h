@@ -10,17 +10,17 @@
 
 namespace machete::tests {
 
-/// Which compiled kernels of a weight type a test has run.
+/// Which compiled kernels a test has run.
 class Coverage {
  public:
   void add(const Problem& problem, const std::string& schedule) {
     ran_.insert({problem.w_type, problem.a_type, kernel_of(problem, schedule)});
   }
 
-  /// Fails for each kernel of the weight type that is compiled and was not added.
-  void expect_all(WeightType w_type) const {
+  /// Fails for each kernel of the two types that is compiled and was not added.
+  void expect_all(WeightType w_type, DataType a_type) const {
     for (const KernelInfo& kernel : list_kernels()) {
-      if (kernel.backend != Backend::kCuda || kernel.w_type != w_type) continue;
+      if (kernel.backend != Backend::kCuda || kernel.w_type != w_type || kernel.a_type != a_type) continue;
       EXPECT_TRUE(ran_.count({w_type, kernel.a_type, kernel.name}) > 0)
           << kernel.name << " of " << name_of(kernel.a_type) << " x " << name_of(w_type)
           << " is compiled but never ran";

@@ -39,16 +39,16 @@ void Workbench::prepare_weight(const Case& c) {
   weight_.n = p.n;
   weight_.k = p.k;
   weight_.group_size = p.group_size;
-  weight_.scale_type = p.a_type;
+  weight_.scale_type = p.scale_type();
   const std::int64_t groups = weight_.groups();
   require(qweight_.resize(static_cast<std::size_t>(p.n * weight_.row_bytes())));
-  require(scales_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(p.a_type)));
+  require(scales_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(weight_.scale_type)));
   weight_.qweight = qweight_.data();
   weight_.scales = scales_.data();
   require(testing::fill_qweight(p.w_type, qweight_.data(), p.n, p.k, c.weight_seed, stream_));
-  require(testing::fill_scales(p.a_type, scales_.data(), groups, p.n, c.scales, c.weight_seed, stream_));
+  require(testing::fill_scales(weight_.scale_type, scales_.data(), groups, p.n, c.scales, c.weight_seed, stream_));
   if (has_zero_points(p.w_type)) {
-    weight_.zero_point_type = c.fractional_zero_points ? p.a_type : DataType::kU8;
+    weight_.zero_point_type = c.fractional_zero_points ? weight_.scale_type : DataType::kU8;
     require(zero_points_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(weight_.zero_point_type)));
     weight_.zero_points = zero_points_.data();
     require(testing::fill_zero_points(weight_.zero_point_type, bits_of(p.w_type), zero_points_.data(), groups, p.n,
@@ -61,12 +61,13 @@ void Workbench::prepare_weight(const Case& c) {
   }
 
   const bool swiglu = p.epilogue.activation == Activation::kSwiglu;
-  const PackedHeader header = require(packed_header(weight_, p.a_type, swiglu));
+  const PackedHeader header = require(packed_header(weight_, weight_.scale_type, swiglu, bits_of(p.a_type)));
   require(packed_.resize(header.payload_bytes()));
   require(packed_.poison(stream_));
   PrepackOptions options;
   options.device = Device::cuda();
-  options.scale_type = p.a_type;
+  options.scale_type = weight_.scale_type;
+  options.activation_bits = bits_of(p.a_type);
   options.swiglu = swiglu;
   options.stream = Stream(stream_);
   packed_weight_ = require(prepack_into(weight_, options, packed_.data(), packed_.size()));
