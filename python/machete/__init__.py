@@ -2,6 +2,7 @@
 
 from machete import _hook
 from machete._native import native
+from machete.calibrate import calibrate, quantize_calibrated
 from machete.explain import Explanation, explain
 from machete.fuse import fuse_model
 from machete.linear import Linear, linear
@@ -16,12 +17,14 @@ __all__ = [
     "PackedWeight",
     "QuantizedWeight",
     "Schedule",
+    "calibrate",
     "explain",
     "fuse_model",
     "linear",
     "list_schedules",
     "prepack",
     "quantize",
+    "quantize_calibrated",
     "quantize_model",
 ]
 __version__: str = native.version()

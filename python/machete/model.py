@@ -1,7 +1,7 @@
 """Whole models: replacing their linear layers by quantised ones."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from machete._native import name_of, native
 from machete.fuse import fuse_model
 from machete.linear import Linear
+from machete.weight import QuantizedWeight, prepack
 
 
 def is_skipped(name: str, skip: Sequence[str]) -> bool:
@@ -64,6 +65,7 @@ def quantize_model(
     group_size: int = 128,
     skip: Sequence[str] | None = None,
     *,
+    weights: Mapping[str, QuantizedWeight] | None = None,
     search: bool = True,
     fuse: bool = False,
     progress: bool = False,
@@ -72,19 +74,29 @@ def quantize_model(
 
     Layers run with the dtype they have, bfloat16 or float16, on the device they lie on. `skip` names layers that stay:
     full dotted names, ends of them, or globs; by default the output layer (`lm_head`). Layers that share their weight
-    with another module stay too. `fuse` fuses projections afterwards (`fuse_model`). One layer
+    with another module stay too. `weights`: what layers of these names take instead of being rounded to nearest, say
+    from `machete.calibrate`. `fuse` fuses projections afterwards (`fuse_model`). One layer
     after another is quantised, and its float weight let go before the next.
     What can be known beforehand (dtypes, sizes, NaN and Inf) is checked before any layer changes: ValueError,
     NotImplementedError.
     """
+    weights = weights or {}
     layers = layers_to_quantize(model, skip)
     if not layers:
         raise ValueError("the model has no linear layer to quantise that is neither skipped nor tied; see skip=")
+    for name in weights:
+        if name not in layers:
+            raise ValueError(f"weights has '{name}', which is none of the layers to quantise; see skip=")
     for name, layer in layers.items():
         dtype = layer.weight.dtype
+        sizes = (layer.out_features, layer.in_features)
         try:
-            sizes = (layer.out_features, layer.in_features)
-            native.packed_bytes(*sizes, weight, name_of("dtype", dtype), group_size, False)
+            if name in weights and (weights[name].n, weights[name].k) != sizes:
+                raise ValueError(f"its weight of {weights[name].n} x {weights[name].k} must be {sizes[0]} x {sizes[1]}")
+            kind, depth = weight, group_size
+            if name in weights:
+                kind, depth = weights[name].weight_type, weights[name].group_size
+            native.packed_bytes(*sizes, kind, name_of("dtype", dtype), depth, False)
         except (ValueError, NotImplementedError) as error:
             raise type(error)(f"{name}: {error}") from None
         if layer.weight.is_meta:
@@ -95,7 +107,11 @@ def quantize_model(
     names = list(layers)
     for name in tqdm(names, desc=f"Quantising to {weight}", unit="layer", disable=not progress):
         layer = layers.pop(name)
-        quantized = Linear.from_float(layer, weight=weight, group_size=group_size, search=search)
+        if name in weights:
+            packed = prepack(weights[name], dtype=layer.weight.dtype, device=layer.weight.device)
+            quantized = Linear.from_packed(packed, layer.bias)
+        else:
+            quantized = Linear.from_float(layer, weight=weight, group_size=group_size, search=search)
         quantized.train(layer.training)
         for parent, child in list(_places(model, layer)):
             setattr(parent, child, quantized)
