@@ -50,7 +50,31 @@ struct Staging {
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
-  /// The same through the visitors of a tree, whose code is too long to be there more than once.
+  /// The same through the visitors of a short tree.
+  template <class Tree, class Accumulators, class Callbacks>
+  __device__ void drain_through_short(Callbacks callbacks, const Accumulators& accumulators,
+                                      const Store<Element>& store, int first_row, int first_token) const {
+    constexpr bool kPairs = Tree::kActivation == Activation::kSwiglu;  // every second eight rows then hold nothing
+    callbacks.begin();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int chunk = step / Config::kAtoms;
+      if (first_token + chunk * kTokens >= store.m) break;
+      const int atom = step % Config::kAtoms;
+      callbacks.begin_loop(atom, chunk);
+      const Values values = callbacks.visit(sums_of(accumulators, step, store.factor), 0, atom, chunk);
+      callbacks.end_loop(atom, chunk);
+      const uint4 rounded = turn(values, step);
+      const int row = first_row + row_of(step);
+      if (!kPairs || row % 16 == 0) {
+        store(first_token + token_of(step), kPairs ? row / 2 : row, kPairs ? store.n / 2 : store.n, rounded);
+      }
+    }
+    callbacks.end();
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);
+  }
+
+  /// The same through the visitors of any tree, whose code is too long to be there more than once.
   template <class Accumulators, class Callbacks>
   __device__ void drain_through(Callbacks callbacks, const LaneOfTile& place, const Accumulators& accumulators,
                                 const Store<Element>& store, int first_row, int first_token) const {

@@ -6,6 +6,7 @@
 /// element is from kernels/epilogue/lane.cuh. A user's tree may have leaves of its own in the same manner.
 
 #include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
+#include <type_traits>
 
 #include "kernels/epilogue/activation.cuh"
 #include "kernels/epilogue/lane.cuh"
@@ -105,28 +106,51 @@ struct ChannelVector : Leaf<VectorParams<Element>> {
   }
 };
 
-/// One number for each token: values[M].
+/// One number for each token: values[M]. kAhead: those of a step are fetched while the step before is computed, for
+/// trees that leave registers for it.
+template <bool kAhead>
 struct TokenVector : Leaf<VectorParams<float>> {
   using Leaf<VectorParams<float>>::Leaf;
 
   template <class Lane>
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
+    using Tokens = cutlass::Array<float, Lane::kFragment / 2>;  // the token of a pair + 2 (octet)
+
     VectorParams<float> params;
     Lane lane;
+    Tokens next;
+    Tokens current;
 
     CUTLASS_DEVICE Callbacks(const VectorParams<float>& p, const Lane& l) : params(p), lane(l) {}
 
+    CUTLASS_DEVICE void begin() {
+      if (kAhead && params.values != nullptr) next = fetch(0);  // the same for all lanes, here and below
+    }
+    CUTLASS_DEVICE void begin_loop(int atom, int chunk) {
+      if (!kAhead || params.values == nullptr) return;
+      current = next;
+      next = fetch(chunk + (atom + 1) / Lane::kAtoms);
+    }
     template <class Accumulator, int kSize>
     CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int chunk) const {
       Fragment<Lane> result;
       result.fill(params.missing);
       if (params.values == nullptr) return result;
+      const Tokens tokens = kAhead ? current : fetch(chunk);
       CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) {
-        const int token = lane.token_of(f, chunk);
-        if (token < lane.m) result[f] = params.values[token];
-      }
+      for (int f = 0; f < Lane::kFragment; ++f) result[f] = tokens[f / 4 * 2 + f % 2];
       return result;
+    }
+
+   private:
+    CUTLASS_DEVICE Tokens fetch(int chunk) const {
+      Tokens tokens;
+      CUTLASS_PRAGMA_UNROLL
+      for (int i = 0; i < static_cast<int>(Tokens::kElements); ++i) {
+        const int token = lane.token_of(i / 2 * 4 + i % 2, chunk);
+        tokens[i] = token < lane.m ? params.values[token] : 0.f;
+      }
+      return tokens;
     }
   };
 
@@ -219,6 +243,13 @@ struct ActivationStep {
     return x;
   }
 
+  template <Activation kKind, class Array>
+  CUTLASS_DEVICE static Array of_kind(const Array& x) {
+    if constexpr (kKind == Activation::kNone) return x;
+    if constexpr (kKind == Activation::kSwiglu) return of_pairs(x);
+    return of_each<kKind>(x);
+  }
+
  private:
   template <Activation kKind, class Array>
   CUTLASS_DEVICE static Array of_each(const Array& x) {
@@ -236,6 +267,18 @@ struct ActivationStep {
     }
     return result;
   }
+};
+
+/// The same of a kind that is known when compiled.
+template <Activation kKind>
+struct FixedActivation {
+  template <class T>
+  struct Step {
+    template <class Array>
+    CUTLASS_DEVICE Array operator()(const Array& x) const {
+      return ActivationStep<T>::template of_kind<kKind>(x);
+    }
+  };
 };
 
 /// The callbacks of a tree for a lane's fragments. Visitors here have no use for the rest of what CUTLASS gives its
@@ -257,14 +300,18 @@ struct NoTree {
   struct Params {};
 };
 
+/// acc * token_scale * channel_scale + bias, of which any may be absent.
+template <class Element, bool kAhead>
+using LinearTree =
+    fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>,
+                    fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector<kAhead>>,
+                    ChannelVector<float>, ChannelVector<Element>>;
+
 /// The named epilogues (machete/epilogue.h), whose steps may all be absent:
 /// activation(acc * token_scale * channel_scale + bias) + residual.
 template <class Element>
 struct NamedTree {
-  using Tokens = fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector>;
-  using Channels =
-      fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>, Tokens, ChannelVector<float>, ChannelVector<Element>>;
-  using Activated = fusion::Sm90EVT<Compute<ActivationStep>, Channels>;
+  using Activated = fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element, false>>;
   using Tree = fusion::Sm90EVT<Compute<cutlass::plus>, Activated, Matrix<Element>>;
 
   static typename Tree::Arguments arguments(const Operands& o) {
@@ -275,5 +322,27 @@ struct NamedTree {
             {}};
   }
 };
+
+/// What most linears have of it, an activation known when compiled and no residual: short enough to be there once for
+/// each step of the drain, without a branch.
+template <class Element, Activation kActivation_>
+struct ShortTree {
+  using Base = fusion::Sm90EVT<Compute<FixedActivation<kActivation_>::template Step>, LinearTree<Element, true>>;
+  struct Tree : Base {
+    using Base::Base;
+    static constexpr Activation kActivation = kActivation_;
+  };
+
+  static bool serves(const Operands& o) { return o.activation == kActivation_ && o.residual == nullptr; }
+  static typename Tree::Arguments arguments(const Operands& o) {
+    const auto* bias = static_cast<const Element*>(o.bias);
+    return {{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {}};
+  }
+};
+
+template <class Tree, class = void>
+inline constexpr bool kIsShort = false;
+template <class Tree>
+inline constexpr bool kIsShort<Tree, std::void_t<decltype(Tree::kActivation)>> = true;
 
 }  // namespace machete::epilogue

@@ -67,21 +67,35 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
   if constexpr (Config::kFetchAhead) producer.finish();
 }
 
+/// Which main loops a copy of the consumer's code has: for groups smaller than the consumer likes (fine), for others
+/// (coarse), or both, which then share what surrounds them, the larger part of the code.
+enum class Loops { kCoarse, kFine, kFractional, kCoarseAndFine };
+
 /// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
-template <bool kFine, bool kFractional, class Config, class Tree>
+template <Loops kLoops, class Config, class Tree>
 __device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
   const int lane = thread % 128;
+  const bool fine =
+      kLoops == Loops::kCoarseAndFine ? ConsumerOf<Config>::fine(params.groups) : kLoops != Loops::kCoarse;
   ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
-  consumer.template start<kFine>();
+  if (fine) {
+    consumer.template start<true>();
+  } else {
+    consumer.template start<false>();
+  }
   const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
   auto accumulators = make_tensor<float>(partition_shape_C(
       typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
-    consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
+    if (fine) {
+      consumer.template multiply<true, kLoops == Loops::kFractional>(walk.begin(), walk.end(), accumulators);
+    } else {
+      consumer.template multiply<false, false>(walk.begin(), walk.end(), accumulators);
+    }
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.ends()) {
       params.exchange.give(blockIdx.x, thread / 32, thread % 32, accumulators);
@@ -95,8 +109,12 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
       staging.drain(accumulators, params.store, first_row, first_token);
     } else {
       const auto place = staging.lane_of(params.store, first_row, first_token);
-      staging.drain_through(epilogue::callbacks_of(Tree(params.tree, {}), place), place, accumulators, params.store,
-                            first_row, first_token);
+      const auto callbacks = epilogue::callbacks_of(Tree(params.tree, {}), place);
+      if constexpr (epilogue::kIsShort<Tree>) {
+        staging.template drain_through_short<Tree>(callbacks, accumulators, params.store, first_row, first_token);
+      } else {
+        staging.drain_through(callbacks, place, accumulators, params.store, first_row, first_token);
+      }
     }
   }
   if (thread == 0) params.timeline.mark(kernels::kDone);
@@ -124,13 +142,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constan
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
-    if (kMayBeFractional && params.fractional_zero_points) {
-      consume<true, kMayBeFractional>(params, shared);  // which serves coarse groups too
+    // Several loops in one copy leave more than an atom a warpgroup, or three warpgroups, too few registers.
+    constexpr bool kZeroPoints = Config::Converter::kZeroPoints;
+    if constexpr (!kZeroPoints && Config::kAtoms == 1 && Config::kWarpgroups == 2) {
+      consume<Loops::kCoarseAndFine>(params, shared);
+    } else if (kZeroPoints && params.fractional_zero_points) {
+      consume<kZeroPoints ? Loops::kFractional : Loops::kFine>(params, shared);  // which serves coarse groups too
     } else if (ConsumerOf<Config>::fine(params.groups)) {
-      consume<true, false>(params, shared);
+      consume<Loops::kFine>(params, shared);
     } else {
-      consume<false, false>(params, shared);
+      consume<Loops::kCoarse>(params, shared);
     }
   }
 }
