@@ -33,6 +33,12 @@ inline Groups groups_of(const packing::Shape& shape, int stage_k) {
   groups.groups_per_tile = groups.fine() ? kTileK / size : 0;
   // A stage starts anywhere in a group; groups that divide it start with it.
   groups.per_stage = stage_k % size == 0 ? stage_k / size : size % stage_k == 0 ? 1 : stage_k / size + 2;
+  if (shape.packed_groups == 1 && !groups.fine()) {
+    // One group, as long as the stages that hold it: no stage is to look for another.
+    const int stage_tiles = stage_k / kTileK;
+    groups.tiles_per_group = (groups.tiles_per_group + stage_tiles - 1) / stage_tiles * stage_tiles;
+    groups.per_stage = 1;
+  }
   if (!groups.fine()) {
     const auto divisor = static_cast<std::uint32_t>(groups.tiles_per_group);
     groups.reciprocal = ((1u << 31) + divisor - 1) / divisor;

@@ -125,6 +125,15 @@ Kernel kernel_for(int vectors) {
     case 7:
     case 8:
       return quantize_kernel<Element, Code, 8>;
+    case 9:
+    case 10:
+    case 11:
+    case 12:
+    case 13:
+    case 14:
+    case 15:
+    case 16:
+      return quantize_kernel<Element, Code, 16>;
     default:
       return quantize_kernel<Element, Code, 0>;
   }
@@ -145,7 +154,7 @@ int quantize(const TokenQuantization& what, const void* a, void* codes, float* t
              void* stream) {
   const bool whole_vectors = what.k % kEach == 0 && what.lda % kEach == 0 && what.ldc % kEach == 0;
   const std::int64_t vectors = (what.k / kEach + kThreads - 1) / kThreads;
-  const Kernel kernel = kernel_for(what.a_type, what.code_type, whole_vectors && vectors <= 8 ? int(vectors) : 0);
+  const Kernel kernel = kernel_for(what.a_type, what.code_type, whole_vectors && vectors <= 16 ? int(vectors) : 0);
   // Loads it, if this is its first launch, which may be captured.
   cudaFuncAttributes attributes = {};
   const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
