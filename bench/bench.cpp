@@ -18,6 +18,7 @@
 #include "bench/arena.h"
 #include "bench/cublas_baseline.h"
 #include "bench/machine.h"
+#include "bench/neighbours.h"
 #include "bench/read_stream.h"
 #include "bench/report.h"
 #include "bench/rotation.h"
@@ -56,6 +57,10 @@ Status check_options(const BenchOptions& options) {
   }
   for (const DataType type : options.a_types) {
     if (Status status = validate::activation_type(type, options.w_type); !status.ok()) return status;
+    if (options.neighbours && bits_of(type) != 16) {
+      return {StatusCode::kInvalidArgument,
+              fmt::format("neighbours compute in 16 bits, not in {}; take bf16 or f16", name_of(type))};
+    }
   }
   if (options.timeline && !options.json_path.empty()) {
     return {StatusCode::kInvalidArgument, "a timeline is printed, not written; leave the JSON path out"};
@@ -67,7 +72,8 @@ Status check_options(const BenchOptions& options) {
   return {};
 }
 
-Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size) {
+Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size,
+                   const Epilogue& epilogue) {
   Problem problem;
   problem.m = m;
   problem.n = weight.shape().n;
@@ -76,6 +82,7 @@ Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type,
   problem.a_type = a_type;
   problem.d_type = weight.canonical().scale_type;
   problem.group_size = group_size;
+  problem.epilogue = epilogue;
   return problem;
 }
 
@@ -112,6 +119,8 @@ class Session {
   Status time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage, const Problem& problem);
   Status time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type, std::int64_t group_size);
 
+  Status time_among_others(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type,
+                           std::int64_t group_size);
   Status show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans);
 
   Result<std::vector<Plan>> plans_for(const Problem& problem);
@@ -124,7 +133,8 @@ class Session {
   bool found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const;
 
   RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
-    return {a_type, options_.w_type, group_size, options_.cublas, l2_bytes_, device()};
+    return {a_type,          options_.w_type, group_size, options_.epilogue.activation == Activation::kSwiglu,
+            options_.cublas, l2_bytes_,       device()};
   }
   Device device() const { return Device::cuda(options_.device); }
   PlanOptions plan_options(const std::string& schedule) const {
@@ -213,6 +223,7 @@ Status Session::set_up() {
   report_.commit = options_.commit;
   report_.date = today();
   report_.overlap = options_.overlap;
+  report_.epilogue = options_.epilogue;
 
   cudaStream_t stream = nullptr;
   Status status = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -251,7 +262,8 @@ Status Session::allocate() {
     for (const std::int64_t group_size : options_.group_sizes) {
       for (const DataType a_type : options_.a_types) {
         Arena counting;
-        const Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, counting);
+        const Result<Stage> stage =
+            Stage::place(suite, weight_options(a_type, group_size), max_m, options_.epilogue, counting);
         if (!stage.ok()) return in_context(stage.status(), suite.name);
         bytes = std::max(bytes, cublas_bytes_ + counting.used());
       }
@@ -270,21 +282,22 @@ Result<Stage> Session::set_stage(const Suite& suite, DataType a_type, std::int64
   if (Status status = settle(); !status.ok()) return status;  // in the memory that the stage is about to fill
   Arena arena(memory_.as<char>() + cublas_bytes_, memory_.size() - cublas_bytes_);
   const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
-  Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, arena);
+  Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, options_.epilogue, arena);
   if (!stage.ok()) return stage.status();
   if (Status status = stage->fill(a_type, stream_.get()); !status.ok()) return status;
   return stage;
 }
 
 Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t group_size) {
-  if (!options_.timeline) {
+  if (!options_.timeline && !options_.neighbours) {
     const Result<Stage> stage = set_stage(suite, a_type, group_size);
     if (!stage.ok()) return stage.status();
     for (const std::int64_t m : options_.ms) {  // so that neighbours in time draw about as much power
       for (const RotatedWeight& weight : stage->weights) {
         const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
         step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
-        const Status status = time_linear(suite, weight, *stage, problem_of(weight, m, a_type, group_size));
+        const Status status =
+            time_linear(suite, weight, *stage, problem_of(weight, m, a_type, group_size, options_.epilogue));
         if (!status.ok()) return in_context(status, what);
       }
     }
@@ -296,7 +309,8 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
   for (const std::int64_t m : options_.ms) {
     const std::string what = fmt::format("{} chain M={}", suite.name, m);
     step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
-    const Status status = time_chain(suite, *stage, m, a_type, group_size);
+    const Status status = options_.neighbours ? time_among_others(suite, *stage, m, a_type, group_size)
+                                              : time_chain(suite, *stage, m, a_type, group_size);
     if (!status.ok()) return in_context(status, what);
   }
   return {};
@@ -340,8 +354,11 @@ Status Session::reserve_workspace(const std::vector<Plan>& plans) {
 
 Status Session::launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
                        std::int64_t slot, void* timeline) {
-  return internal::run_recorded(plan, {stage.activations[slot], &weight.packed(weight_copy), stage.outputs[slot]},
-                                workspace_.data(), workspace_.size(), Stream(stream_.get()), timeline);
+  Arguments arguments = stage.operands;
+  arguments.a = stage.activations[slot];
+  arguments.weight = &weight.packed(weight_copy);
+  arguments.d = stage.outputs[slot];
+  return internal::run_recorded(plan, arguments, workspace_.data(), workspace_.size(), Stream(stream_.get()), timeline);
 }
 
 Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
@@ -388,7 +405,7 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
     row.w_type = problem.w_type;
     row.group_size = problem.group_size;
     row.schedule = plan.schedule();
-    if (options_.check) {
+    if (options_.check && options_.epilogue.plain()) {
       if (Status status = check(plan, weight, stage, row); !status.ok()) return in_context(status, plan.schedule());
     }
     rows.push_back(std::move(row));
@@ -436,7 +453,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   std::vector<Plan> plans;
   std::int64_t bytes = 0;
   for (const RotatedWeight& weight : stage.weights) {
-    const Problem problem = problem_of(weight, m, a_type, group_size);
+    const Problem problem = problem_of(weight, m, a_type, group_size, options_.epilogue);
     Result<Plan> plan = machete::plan(problem, plan_options(options_.schedule));
     if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
     if (!plan.ok()) return plan.status();
@@ -475,6 +492,62 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   chain.read_floor_us = read_floor_us(bytes);
   printer_.chain(chain);
   report_.chains.push_back(std::move(chain));
+  return {};
+}
+
+// A norm ahead of the first linear and of the third, an attention ahead of the second, nothing ahead of the fourth.
+Status Session::time_among_others(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type,
+                                  std::int64_t group_size) {
+  constexpr std::int64_t kKeysAndValues = std::int64_t{1024} * 8 * 128 * 2 * 2;  // bytes a sequence of 1024 tokens
+  std::vector<Plan> plans[2];                                                    // plain, overlapped
+  for (const RotatedWeight& weight : stage.weights) {
+    for (const bool overlap : {false, true}) {
+      PlanOptions options = plan_options({});
+      options.overlap = overlap;
+      Result<Plan> plan = machete::plan(problem_of(weight, m, a_type, group_size, options_.epilogue), options);
+      if (!plan.ok()) return plan.status();
+      plans[overlap ? 1 : 0].push_back(std::move(*plan));
+    }
+  }
+  for (const auto& some : plans) {
+    if (Status status = reserve_workspace(some); !status.ok()) return status;
+  }
+  const auto other = [&](std::int64_t i, std::size_t linear) {
+    const void* in = stage.activations[static_cast<std::int64_t>(linear) + 1];
+    void* out = stage.activations[static_cast<std::int64_t>(linear)];
+    const std::int64_t k = stage.weights[linear].shape().k;
+    if (linear % 4 == 3) return Status();
+    if (linear % 4 != 1) return launch_norm(a_type, in, out, m, k, stream_.get());
+    const std::int64_t all = static_cast<std::int64_t>(kReadStreamBytes);
+    const std::int64_t bytes = std::min(m * kKeysAndValues, all / 4);
+    return launch_attention(memory_.as<char>() + i % (all / bytes) * bytes, bytes, in, out, m, k, stream_.get());
+  };
+  const auto contender = [&](const std::vector<Plan>* linears) {
+    return Contender{[&, linears](std::int64_t i, cudaStream_t) {
+                       Status status;
+                       for (std::size_t j = 0; j < stage.weights.size() && status.ok(); ++j) {
+                         status = other(i, j);
+                         if (!status.ok() || linears == nullptr) continue;
+                         status = launch((*linears)[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
+                       }
+                       return status;
+                     },
+                     kChainsInGraph};
+  };
+  const Result<std::vector<double>> times =
+      time_in_turn({contender(nullptr), contender(&plans[0]), contender(&plans[1])}, stream_.get());
+  if (!times.ok()) return times.status();
+  Neighbours found;
+  found.suite = suite.name;
+  found.m = m;
+  found.a_type = a_type;
+  found.w_type = options_.w_type;
+  found.group_size = group_size;
+  found.others_us = (*times)[0];
+  found.plain_us = (*times)[1];
+  found.overlap_us = (*times)[2];
+  printer_.neighbours(found);
+  report_.neighbours.push_back(found);
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "machete/epilogue.h"
 #include "machete/status.h"
 #include "machete/types.h"
 
@@ -22,11 +23,13 @@ struct BenchOptions {
   int top = 0;                                 // of all schedules only so many, best by the planner's estimate; 0: all
   bool overlap = false;                        // plans with programmatic dependent launch
   bool batch_invariant = false;                // plans that give a token the same bits whatever M
-  bool timeline = false;                       // print the course of each chain's kernels instead of timing linears
-  bool cublas = true;                          // time cuBLAS with dense weights beside it
-  bool check = true;                           // hold the results to their bounds before timing
-  int device = 0;                              // the CUDA device
-  std::string commit;                          // recorded with the results
+  Epilogue epilogue;                           // of every linear; results are then not checked: the GPU tests do
+  bool neighbours = false;  // chains among kernels of others (bench/neighbours.h), launched both ways
+  bool timeline = false;    // print the course of each chain's kernels instead of timing linears
+  bool cublas = true;       // time cuBLAS with dense weights beside it
+  bool check = true;        // hold the results to their bounds before timing
+  int device = 0;           // the CUDA device
+  std::string commit;       // recorded with the results
 };
 
 /// Times the suites: a table to stdout, progress to stderr, JSON to `json_path` (complete, or not at all). Errors: bad

@@ -68,6 +68,17 @@ Json to_json(const Report& report) {
                       {"cublas_us", number(chain.cublas_us)},
                       {"read_floor_us", number(chain.read_floor_us)}});
   }
+  Json neighbours = Json::array();
+  for (const Neighbours& chain : report.neighbours) {
+    neighbours.push_back({{"suite", chain.suite},
+                          {"m", chain.m},
+                          {"a_type", name_of(chain.a_type)},
+                          {"w_type", name_of(chain.w_type)},
+                          {"group_size", chain.group_size},
+                          {"others_us", chain.others_us},
+                          {"plain_us", chain.plain_us},
+                          {"overlap_us", chain.overlap_us}});
+  }
   return {{"machine",
            {{"gpu", report.machine.gpu},
             {"sms", report.machine.sms},
@@ -77,8 +88,10 @@ Json to_json(const Report& report) {
           {"date", report.date},
           {"read_tb_s", number(report.read_tb_s)},
           {"overlap", report.overlap},
+          {"epilogue", name_of(report.epilogue)},
           {"rows", rows},
-          {"chains", chains}};
+          {"chains", chains},
+          {"neighbours", neighbours}};
 }
 
 ResultFile::~ResultFile() {
@@ -156,6 +169,16 @@ void Printer::chain(const Chain& chain) {
   fmt::print("{:<15}{:>6}{:>24.2f}{:>10}{:>9}{:>10.2f}{:>6.0f}%{}\n", "all in turn", chain.m, chain.us,
              or_dash(chain.cublas_us, "{:.2f}"), or_dash(ratio(chain.cublas_us, chain.us), "{:.2f}"),
              chain.read_floor_us, 100 * chain.read_floor_us / chain.us, chain.wrong ? "  WRONG: see its linears" : "");
+  static_cast<void>(std::fflush(stdout));
+}
+
+void Printer::neighbours(const Neighbours& chain) {
+  clear_progress();
+  fmt::print(
+      "{} chain, {} x {}, g{}, M={}: {:.2f} us with its neighbours, {:.2f} with dependent launch; {:.2f} without "
+      "the linears\n",
+      chain.suite, name_of(chain.a_type), name_of(chain.w_type), chain.group_size, chain.m, chain.plain_us,
+      chain.overlap_us, chain.others_us);
   static_cast<void>(std::fflush(stdout));
 }
 

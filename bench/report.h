@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "machete/epilogue.h"
 #include "machete/status.h"
 #include "machete/types.h"
 
@@ -46,14 +47,28 @@ struct Chain {
   bool wrong = false;  // one of its linears is
 };
 
+/// A chain with kernels of others between its linears.
+struct Neighbours {
+  std::string suite;
+  std::int64_t m = 0;
+  DataType a_type = DataType::kBf16;
+  WeightType w_type = WeightType::kU4b8;
+  std::int64_t group_size = 0;
+  double others_us = 0;   // without the linears
+  double plain_us = 0;    // with them, launched plainly
+  double overlap_us = 0;  // with dependent launch
+};
+
 struct Report {
   Machine machine;
   std::string commit;
   std::string date;  // yyyy-mm-dd, UTC
   double read_tb_s = 0;
   bool overlap = false;  // programmatic dependent launch
+  Epilogue epilogue;
   std::vector<Row> rows;
   std::vector<Chain> chains;
+  std::vector<Neighbours> neighbours;
 };
 
 /// The file's contents; bench/README.md describes it. The times of wrong results are null: they are none.
@@ -83,6 +98,7 @@ class Printer {
   void machine(const Report& report);
   void row(const Row& row);
   void chain(const Chain& chain);
+  void neighbours(const Neighbours& chain);
   void note(const std::string& text);
   void progress(std::int64_t done, std::int64_t all, const std::string& what);
 

@@ -47,7 +47,7 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   canonical.group_size = options.group_size;
   canonical.scale_type = options.scale_type();
   const int activation_bits = bits_of(options.a_type);
-  const Result<PackedHeader> header = packed_header(canonical, canonical.scale_type, false, activation_bits);
+  const Result<PackedHeader> header = packed_header(canonical, canonical.scale_type, options.swiglu, activation_bits);
   if (!header.ok()) return header.status();
   weight.header_ = *header;
 
@@ -82,6 +82,7 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
   prepack_options.device = options_.device;
   prepack_options.scale_type = canonical_.scale_type;
   prepack_options.activation_bits = bits_of(options_.a_type);
+  prepack_options.swiglu = options_.swiglu;
   prepack_options.stream = Stream(stream);
   const std::size_t packed_bytes = size(static_cast<std::int64_t>(header_.payload_bytes()));
   const Result<PackedWeight> first = prepack_into(canonical_, prepack_options, packed_[0], packed_bytes);

@@ -32,7 +32,8 @@ class RotatedWeight {
     DataType a_type = DataType::kBf16;
     WeightType w_type = WeightType::kU4b8;
     std::int64_t group_size = 128;
-    bool dense = true;  // also the form that cuBLAS takes, of a_type
+    bool swiglu = false;  // packed for that epilogue
+    bool dense = true;    // also the form that cuBLAS takes, of a_type
     std::int64_t l2_bytes = 0;
     Device device;
 

@@ -75,8 +75,8 @@ Status run_token_bench(const TokenBenchOptions& options) {
     if (Status status = file.open(options.json_path); !status.ok()) return status;
   }
   const auto ms = options.ms.empty() ? std::vector<std::int64_t>{1, 16, 256, 1024, 4096, 8192} : options.ms;
-  constexpr std::int64_t kSizes[] = {4096, 8192, 14336};
-  const std::int64_t most = *std::max_element(ms.begin(), ms.end()) * kSizes[2] * 3 * 2 + 8 * facts->l2_bytes;
+  constexpr std::int64_t kSizes[] = {4096, 8192, 14336, 28672};
+  const std::int64_t most = *std::max_element(ms.begin(), ms.end()) * kSizes[3] * 3 * 2 + 8 * facts->l2_bytes;
   testing::DeviceBuffer memory;
   Status status = memory.resize(std::max(kReadStreamBytes, static_cast<std::size_t>(most)));
   if (!status.ok()) return status;

@@ -30,8 +30,10 @@ struct Options {
   std::string schedule;
   bool all_schedules = false;
   int top = 0;
+  Epilogue epilogue;
   bool overlap = false;
   bool batch_invariant = false;
+  bool neighbours = false;
   bool timeline = false;
   bool no_cublas = false;
   bool no_check = false;
@@ -60,8 +62,10 @@ Status bench_on_gpu(const Options& options) {
   bench.schedule = options.schedule;
   bench.all_schedules = options.all_schedules;
   bench.top = options.top;
+  bench.epilogue = options.epilogue;
   bench.overlap = options.overlap;
   bench.batch_invariant = options.batch_invariant;
+  bench.neighbours = options.neighbours;
   bench.timeline = options.timeline;
   bench.cublas = !options.no_cublas;
   bench.check = !options.no_check;
@@ -125,7 +129,21 @@ Examples:
   command->add_option("--top", options->top, "with --all-schedules: only so many, best by the planner's estimate")
       ->check(CLI::Range(1, 1000))
       ->option_text("COUNT");
+  command
+      ->add_option_function<std::string>(
+          "--epilogue",
+          [options](const std::string& steps) {
+            const Result<Epilogue> epilogue = parse_epilogue(steps);
+            if (!epilogue.ok()) throw CLI::ValidationError("--epilogue", epilogue.status().message());
+            options->epilogue = *epilogue;
+          },
+          "of every linear, whose results are then not checked: bias+silu, swiglu, ...; default none")
+      ->option_text("STEPS");
   add_plan_flags(*command, options->overlap, options->batch_invariant);
+  command
+      ->add_flag("--neighbours", options->neighbours,
+                 "chains alone, with a norm or an attention between linears: plain launches and --overlap")
+      ->option_text(" ");
   command->add_flag("--timeline", options->timeline,
                     "print when the CTAs of each chain's kernels start, wait, are done");
   command->add_flag("--no-cublas", options->no_cublas, "do not time cuBLAS");
