@@ -109,6 +109,20 @@ Status pointer(const char* name, const void* value, std::size_t alignment) {
   return {};
 }
 
+std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, std::size_t element) {
+  return ((rows - 1) * stride + columns) * static_cast<std::int64_t>(element);
+}
+
+Status apart(const Extent& other, const Extent& written) {
+  const auto x = reinterpret_cast<std::uintptr_t>(other.begin);
+  const auto y = reinterpret_cast<std::uintptr_t>(written.begin);
+  if (x >= y + static_cast<std::uintptr_t>(written.bytes) || y >= x + static_cast<std::uintptr_t>(other.bytes)) {
+    return {};
+  }
+  return invalid(fmt::format("{}={} and {}={} overlap; give the output memory of its own", other.name, other.begin,
+                             written.name, written.begin));
+}
+
 Result<Problem> problem(const Problem& given) {
   Problem p = given;
   if (p.lda == 0) p.lda = p.k;
