@@ -135,8 +135,8 @@ Status inspect(const Options& options) {
 Command add_inspect(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "What a checkpoint holds, and what can be done with it");
   command->footer(
-      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ, AutoAWQ, compressed-tensors
-and GGUF; of fp8, MXFP4 and NVFP4 it says that they cannot be read yet.
+      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ, AutoAWQ, compressed-tensors, GGUF,
+fp8, MXFP4 and NVFP4.
 
 Examples:
   machete inspect model.safetensors
