@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "formats/format_list.h"
@@ -11,6 +15,58 @@
 
 namespace machete::formats {
 namespace {
+
+bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+/// Whether the configuration speaks of layers of this format.
+bool speaks_of(const QuantizationConfig& config, std::string_view format) {
+  if (config.method == "awq") return format == "awq";
+  if (config.method == "compressed-tensors") {
+    return is_one_of(
+        format, {"pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized"});
+  }
+  return (config.method.empty() || config.method == "gptq") && is_one_of(format, {"gptq", "gptq_v2"});
+}
+
+bool matches(const QuantizationConfig::Scheme& scheme, const ForeignLayer& layer) {
+  if (scheme.bits != 0 && scheme.bits != layer.bits) return false;
+  const bool whole_rows = layer.group_size == -1;
+  return scheme.group_size == 0 || scheme.group_size == layer.group_size ||
+         (whole_rows && scheme.group_size >= layer.k);
+}
+
+std::string name_of(const QuantizationConfig::Scheme& scheme) {
+  return scheme.group_size == 0 ? fmt::format("{} bits", scheme.bits)
+                                : fmt::format("{} bits in groups of {}", scheme.bits, scheme.group_size);
+}
+
+/// That the configuration says of a layer what its tensors say.
+Status check_config(const Checkpoint& checkpoint, const ForeignLayer& layer) {
+  if (layer.format == &kGguf) return {};  // which has its configuration within
+  if (!checkpoint.config().ok()) return checkpoint.config().status();
+  const QuantizationConfig& config = *checkpoint.config();
+  if (!layer.obstacle.empty()) return {};
+  if (!speaks_of(config, layer.format->name)) return {};
+  const auto contradiction = [&](const std::string& said) {
+    return Status(StatusCode::kCorrupt,
+                  fmt::format("{}: tensor {} is {} with {}, but {} says {}; correct whichever is wrong",
+                              checkpoint.path(), quote(layer.source), layer.format->name,
+                              name_of({layer.bits, layer.group_size}), config.file, said));
+  };
+  const bool mixed = is_one_of(config.format, {"", "mixed-precision", "naive-quantized"});
+  if (!mixed && config.format != layer.format->name) {
+    return contradiction(fmt::format("format {}", quote(config.format)));
+  }
+  if (config.schemes.empty()) return {};
+  std::string said;
+  for (const QuantizationConfig::Scheme& scheme : config.schemes) {
+    if (matches(scheme, layer)) return {};
+    said += (said.empty() ? "" : " or ") + name_of(scheme);
+  }
+  return contradiction(said);
+}
 
 /// Of one tensor, by the first format that knows it; nothing if none does.
 Result<std::optional<ForeignLayer>> describe(const Checkpoint& checkpoint, const Tensor& tensor) {
@@ -23,6 +79,7 @@ Result<std::optional<ForeignLayer>> describe(const Checkpoint& checkpoint, const
     layer->name = layer->stem = name;
     layer->source = tensor.name;
     layer->source_dtype = std::string(format->name);
+    if (Status status = check_config(checkpoint, *layer); !status.ok()) return status;
     return std::optional(*std::move(layer));
   }
   return std::optional<ForeignLayer>();
