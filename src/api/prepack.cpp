@@ -418,8 +418,14 @@ Result<UnpackedWeight> unpack(const PackedWeight& weight) {
   if (header.zero_point_type != DataType::kU8) return result;
   const auto count = static_cast<std::size_t>(shape.groups() * shape.n);
   for (std::size_t i = 0; i < count; ++i) {  // in place: two bytes become one
-    result.zero_points[i] = static_cast<std::uint8_t>(
-        reference::to_float(header.scale_type, result.zero_points.data(), static_cast<std::int64_t>(i)));
+    const float zero = reference::to_float(header.scale_type, result.zero_points.data(), static_cast<std::int64_t>(i));
+    if (!(zero >= 0 && zero <= 255) || zero != std::floor(zero)) {
+      return Status(StatusCode::kCorrupt,
+                    fmt::format("the weight is damaged: its header promises zero points that are bytes, one is {}; "
+                                "prepack it again",
+                                zero));
+    }
+    result.zero_points[i] = static_cast<std::uint8_t>(zero);
   }
   result.zero_points.resize(count);
   return result;

@@ -190,9 +190,11 @@ Status header(const PackedHeader& h) {
         fmt::format("the weight's header is damaged: {} + {} + {} bytes do not hold {} of N={}, K={}; prepack it again",
                     h.weight_bytes, h.scale_bytes, h.zero_bytes, name_of(h.type), h.n, h.k));
   }
-  if (zeros) {
-    if (Status status = zero_point_type(h.zero_point_type); !status.ok())
-      return incompatible("the weight's header is damaged: " + status.message());
+  if (zeros && h.zero_point_type != DataType::kU8 && h.zero_point_type != h.scale_type) {
+    return incompatible(
+        fmt::format("the weight's header is damaged: zero points of type {} are packed as {} or u8; "
+                    "prepack it again",
+                    static_cast<int>(h.zero_point_type), name_of(h.scale_type)));
   }
   return {};
 }

@@ -376,6 +376,29 @@ TEST_F(WeightFile, AnOrderThatIsNoneIsRefused) {
   }
 }
 
+// Nor may the zero points of a file be other than its header says.
+TEST_F(WeightFile, ZeroPointsThatAreNoBytesAreNotUnpacked) {
+  const auto w = reference::random_weight(16, 64, 32, 5, {WeightType::kU4});
+  for (const float bad : {-1.0f, 256.0f, 7.5f, std::numeric_limits<float>::quiet_NaN()}) {
+    const auto packed = prepack(w.view, on_cpu());
+    ASSERT_TRUE(packed.ok());
+    ASSERT_TRUE(unpack(*packed).ok());
+    reference::from_float(DataType::kBf16, const_cast<void*>(packed->zero_points()), 3, bad);
+    EXPECT_THAT(unpack(*packed).status().message(), HasSubstr("promises zero points that are bytes")) << bad;
+  }
+}
+
+TEST_F(WeightFile, ZeroPointsOfATypeThatIsNotPackedAreRefused) {
+  const auto w = reference::random_weight(16, 64, 32, 5, {WeightType::kU4, DataType::kBf16});
+  const auto packed = prepack(w.view, on_cpu());
+  ASSERT_TRUE(packed.ok());
+  for (const DataType type : {DataType::kF32, DataType::kF16, static_cast<DataType>(99)}) {
+    PackedHeader header = packed->header();
+    header.zero_point_type = type;
+    EXPECT_THAT(validate::header(header).message(), HasSubstr("are packed as bf16 or u8"));
+  }
+}
+
 TEST_F(WeightFile, AnotherVersionIsRefused) {
   std::string other = bytes_;
   other[8] = 9;
