@@ -77,9 +77,10 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
   if (!foreign.ok()) return foreign.status();
   for (const formats::ForeignLayer& layer : *foreign) {
     const bool readable = layer.obstacle.empty();
+    const std::string note = layer.note.empty() ? "" : "; by its tensors, " + layer.note;
     entries.push_back({layer.name, std::string(layer.format->name), layer.n, layer.k, layer.bits,
                        readable ? std::string(name_of(layer.type)) : std::string(), layer.group_size,
-                       readable ? next_step(layer.type, "machete convert") : layer.obstacle, layer.act_order,
+                       readable ? next_step(layer.type, "machete convert") + note : layer.obstacle, layer.act_order,
                        readable ? activations_of(checkpoint, layer, layer.parts) : std::vector<Activations>()});
   }
   const Result<std::vector<formats::Tensor>> linear = find_layers(checkpoint, {});

@@ -42,30 +42,40 @@ std::string name_of(const QuantizationConfig::Scheme& scheme) {
                                 : fmt::format("{} bits in groups of {}", scheme.bits, scheme.group_size);
 }
 
-/// That the configuration says of a layer what its tensors say.
-Status check_config(const Checkpoint& checkpoint, const ForeignLayer& layer) {
+/// What the configuration says of a layer otherwise than its tensors; empty if it agrees.
+std::string contradiction(const QuantizationConfig& config, const ForeignLayer& layer) {
+  const bool mixed = is_one_of(config.format, {"", "mixed-precision", "naive-quantized"});
+  if (!mixed && config.format != layer.format->name) {
+    return fmt::format("{} says format {}", config.file, quote(config.format));
+  }
+  std::string said;
+  for (const QuantizationConfig::Scheme& scheme : config.schemes) {
+    if (matches(scheme, layer)) return "";
+    said += (said.empty() ? "" : " or ") + name_of(scheme);
+  }
+  return said.empty() ? "" : fmt::format("{} says {}", config.file, said);
+}
+
+/// Tensors have the last word, and the layer a note where the configuration contradicts them. But without a g_idx as
+/// many groups may be of another size, the last one smaller, which only the configuration tells.
+Status check_config(const Checkpoint& checkpoint, ForeignLayer& layer) {
   if (layer.format == &kGguf) return {};  // which has its configuration within
   if (!checkpoint.config().ok()) return checkpoint.config().status();
   const QuantizationConfig& config = *checkpoint.config();
-  if (!layer.obstacle.empty()) return {};
-  if (!speaks_of(config, layer.format->name)) return {};
-  const auto contradiction = [&](const std::string& said) {
-    return Status(StatusCode::kCorrupt,
-                  fmt::format("{}: tensor {} is {} with {}, but {} says {}; correct whichever is wrong",
-                              checkpoint.path(), quote(layer.source), layer.format->name,
-                              name_of({layer.bits, layer.group_size}), config.file, said));
-  };
-  const bool mixed = is_one_of(config.format, {"", "mixed-precision", "naive-quantized"});
-  if (!mixed && config.format != layer.format->name) {
-    return contradiction(fmt::format("format {}", quote(config.format)));
-  }
-  if (config.schemes.empty()) return {};
-  std::string said;
+  if (!layer.obstacle.empty() || !speaks_of(config, layer.format->name)) return {};
+  layer.note = contradiction(config, layer);
+  const bool has_g_idx = std::any_of(layer.parts.begin(), layer.parts.end(),
+                                     [](const std::string& part) { return part.find("g_idx") != std::string::npos; });
+  if (layer.note.empty() || has_g_idx || layer.group_size < 0) return {};
   for (const QuantizationConfig::Scheme& scheme : config.schemes) {
-    if (matches(scheme, layer)) return {};
-    said += (said.empty() ? "" : " or ") + name_of(scheme);
+    const std::int64_t size = scheme.group_size;
+    if (scheme.bits != layer.bits || size < 1 || (layer.k + size - 1) / size != layer.groups()) continue;
+    return {StatusCode::kCorrupt,
+            fmt::format("{}: tensor {} has {} groups, of {} by its K={}, but {}; give the layer a g_idx, or correct "
+                        "what is wrong",
+                        checkpoint.path(), quote(layer.source), layer.groups(), layer.group_size, layer.k, layer.note)};
   }
-  return contradiction(said);
+  return {};
 }
 
 /// Of one tensor, by the first format that knows it; nothing if none does.
