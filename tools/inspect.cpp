@@ -77,7 +77,7 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
   if (!foreign.ok()) return foreign.status();
   for (const formats::ForeignLayer& layer : *foreign) {
     const bool readable = layer.obstacle.empty();
-    const std::string note = layer.note.empty() ? "" : "; by its tensors, " + layer.note;
+    const std::string note = layer.note.empty() ? "" : "; " + layer.note + ", its tensors decide";
     entries.push_back({layer.name, std::string(layer.format->name), layer.n, layer.k, layer.bits,
                        readable ? std::string(name_of(layer.type)) : std::string(), layer.group_size,
                        readable ? next_step(layer.type, "machete convert") + note : layer.obstacle, layer.act_order,
