@@ -90,10 +90,8 @@ quality: ## Measure the quantisation error on real weights, into docs/quality.md
 	@scripts/build.sh $(BUILD) machete_cli
 	@scripts/quality.py $(BUILD)/bin/machete docs/quality.md
 
-docs: ## Regenerate docs/support-matrix.md from the registry
-	@scripts/setup.sh build
-	@scripts/build.sh $(BUILD) machete_cli
-	@$(BUILD)/bin/machete list --json | scripts/support_matrix.py > docs/support-matrix.md
+docs: ## Regenerate docs/support-matrix.md from the manifest and the tuning tables
+	@scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
 .PHONY: help demo demo-llm test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs

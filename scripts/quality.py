@@ -12,8 +12,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-TYPES = ("u4", "u4b8", "s4", "u8", "u8b128", "s8")
-GROUP_SIZES = (32, 64, 128, -1)
+TYPES = ("u4", "u4b8", "s4", "e2m1", "u8", "u8b128", "s8", "e4m3")
+GROUP_SIZES = (16, 32, 64, 128, 256, -1)
 
 
 def measure(machete: str, model: pathlib.Path, weight_type: str, group_size: int, search: bool) -> dict:

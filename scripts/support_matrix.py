@@ -1,43 +1,152 @@
 #!/usr/bin/env python3
-"""The support matrix in Markdown, from the registry: reads `machete list --json`, writes to stdout."""
+"""The support matrix in Markdown, from instances/manifest.txt and tuning/*.json.
+
+usage: support_matrix.py                 Writes it to stdout.
+       support_matrix.py --check FILE    Fails unless FILE is that, and agrees with `machete list --json` from stdin.
+"""
+
+from __future__ import annotations
 
 import json
+import pathlib
 import sys
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+WEIGHTS = ("u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1")
+ACTIVATIONS = ("bf16", "f16", "s8", "e4m3")
+RUNS_AS = {"s4": "u4b8", "s8": "u8b128"}  # src/registry: types that are packed alike share kernels
+MEETS = {"s8": ("u4b8", "s4", "u8b128", "s8"), "e4m3": ("u4b8", "s4", "e4m3", "e2m1")}  # 16 bits meet all
+FAMILIES = ("gemm", "batch", "decode")
+SAMPLED = (-1, 16, 32, 48, 64, 96, 128, 256)  # the group sizes that `machete list` asks a kernel about
+HEAD = "weights activations outputs backend family built tokens groups epilogues speed".split()
 
-def groups(sizes: set[int], every: list[int]) -> str:
-    for step in (16, 32, 64, 128):
-        if sizes == {size for size in every if size % step == 0} | {-1}:
-            return f"-1, any multiple of {step}"
-    return ", ".join(str(size) for size in sorted(sizes))
+
+def meets(w_type: str, a_type: str) -> bool:
+    return w_type in MEETS.get(a_type, WEIGHTS)
 
 
-def main() -> None:
-    kernels = json.load(sys.stdin)["kernels"]
-    every = sorted({size for kernel in kernels for size in kernel["group_sizes"]})  # the CPU serves them all
-    rows: dict[tuple, dict] = {}
-    for kernel in kernels:
+def manifest() -> dict[tuple, dict]:
+    """By weight type, activation type and family: the names in each set, and the most tokens."""
+    found: dict[tuple, dict] = {}
+    for line in (ROOT / "instances" / "manifest.txt").read_text().splitlines():
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        where, family, weight, a_type, tile, *number = words
+        row = found.setdefault((weight, a_type, family), {"default": set(), "all": set(), "tokens": 0})
+        row[where].add(f"{family}_{tile}" + ("w16" if family == "batch" and number == ["16"] else ""))
+        row["tokens"] = max(row["tokens"], int(tile.split("x")[1]))
+    return found
+
+
+def measured_families() -> set[tuple[str, str]]:
+    """Weight types, and the families that a table of theirs names."""
+    tables = [json.loads(path.read_text()) for path in ROOT.glob("tuning/*.json")]
+    return {(w_type, entry["schedule"].split("_")[0])
+            for table in tables for w_type in table["w_types"] for entry in table["entries"]}  # fmt: skip
+
+
+def step(a_type: str, family: str) -> int:
+    """Of what groups must be multiples."""
+    return 128 if family == "decode" else 32 if a_type in MEETS else 16
+
+
+def outputs(a_type: str, family: str) -> str:
+    narrow = "bf16" if a_type in MEETS else a_type
+    return f"`{narrow}`" if family == "decode" else f"`{narrow}`, `f32`"
+
+
+def rows() -> list[tuple[str, ...]]:
+    kernels, measured = manifest(), measured_families()
+    result = []
+    for w_type in WEIGHTS:
+        for a_type in ACTIVATIONS:
+            if meets(w_type, a_type):
+                every = "`bf16`, `f16`, `f32`"
+                result.append((f"`{w_type}`", f"`{a_type}`", every, "cpu", "cpu", "always", "any",
+                               "-1, any multiple of 16", "all", "cpu"))  # fmt: skip
+    for w_type in WEIGHTS:
+        for a_type in ACTIVATIONS:
+            for family in FAMILIES:
+                row = kernels.get((RUNS_AS.get(w_type, w_type), a_type, family))
+                if row is None or not meets(w_type, a_type):
+                    continue
+                built = ", ".join(f"{where}: {len(row[where])}" for where in ("default", "all") if row[where])
+                tokens = "any" if family == "gemm" else f"1...{row['tokens']}"
+                speed = "measured" if a_type not in MEETS and (w_type, family) in measured else "model"
+                result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, family), "cuda", family, built, tokens,
+                               f"-1, any multiple of {step(a_type, family)}", "none" if family == "decode" else "all",
+                               speed))  # fmt: skip
+    return result
+
+
+def matrix() -> str:
+    lines = [
+        "# Support matrix",
+        "",
+        "Generated from the manifest and the tuning tables by `make docs`; do not edit. A test holds it to what a",
+        "build says.",
+        "",
+        "*Built*: how many kernels the default build has, and `all` those of `MACHETE_INSTANCES=all` besides. *Speed*:",
+        "*measured* where a tuning table names kernels of the family for the shapes it holds; *model* where the cost",
+        "model of the planner alone chooses; *cpu*, for checks and small models.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows())),
+        "",
+        "CUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.",
+    ]
+    return "\n".join(lines).replace("| --- ", "|---").replace("|--- |", "|---|") + "\n"
+
+
+def promised(a_type: str, family: str) -> set[int]:
+    """Of the sampled group sizes."""
+    return {size for size in SAMPLED if size == -1 or family == "cpu" or size % step(a_type, family) == 0}
+
+
+def contradictions(built: list[dict]) -> list[str]:
+    """What a build says otherwise than the matrix."""
+    known, wrong = manifest(), []
+    cpu = {(kernel["w_type"], kernel["a_type"]) for kernel in built if kernel["backend"] == "cpu"}
+    expected = {(w_type, a_type) for w_type in WEIGHTS for a_type in ACTIVATIONS if meets(w_type, a_type)}
+    wrong += [f"the CPU's {pair} is in one alone" for pair in sorted(cpu ^ expected)]
+    served: dict[tuple, list[dict]] = {}
+    for kernel in built:
         family = kernel["name"].split("_")[0]
-        key = (kernel["w_type"], kernel["a_type"], kernel["backend"], family)
-        row = rows.setdefault(key, {"kernels": 0, "max_m": 0, "any": False, "groups": set(), "epilogues": True})
-        row["kernels"] += 1
-        row["max_m"] = max(row["max_m"], kernel["max_m"])
-        row["any"] = row["any"] or kernel["max_m"] == 0
-        row["groups"] |= set(kernel["group_sizes"])
-        row["epilogues"] = row["epilogues"] and kernel["epilogues"]
-    print("# Support matrix\n")
-    print("Generated from the registry by `make docs`; do not edit. Outputs have the type of the activations (bf16")
-    print("with 8-bit ones; on the CPU any), or f32 where there are epilogues.\n")
-    print("| weights | activations | backend | family | kernels | tokens | group sizes | epilogues |")
-    print("|---|---|---|---|---|---|---|---|")
-    for (w_type, a_type, backend, family), row in rows.items():
-        tokens = "any" if row["any"] else f"1...{row['max_m']}"
-        sizes = groups(row["groups"], every)
-        epilogues = "all" if row["epilogues"] else "none"
-        cells = [f"`{w_type}`", f"`{a_type}`", backend, family, str(row["kernels"]), tokens, sizes, epilogues]
-        print(f"| {' | '.join(cells)} |")
-    print("\nCUDA means compute capability 9.0 (H100, H200). The rest is refused, with an error that says what exists.")
+        served.setdefault((kernel["w_type"], kernel["a_type"], family), []).append(kernel)
+    for (w_type, a_type, family), kernels in served.items():
+        what = f"{w_type} x {a_type} {family}"
+        names = {kernel["name"] for kernel in kernels}
+        row = known.get((RUNS_AS.get(w_type, w_type), a_type, family), {"default": set(), "all": set(), "tokens": 0})
+        if family != "cpu" and not names <= row["default"] | row["all"]:
+            wrong.append(f"{what}: {sorted(names - row['default'] - row['all'])} are not in the manifest")
+        sizes = {size for kernel in kernels for size in kernel["group_sizes"]}
+        complete = family == "cpu" or names >= row["default"]  # not a build of chosen kernels
+        if sizes - promised(a_type, family) or (complete and sizes != promised(a_type, family)):
+            wrong.append(f"{what} takes groups of {sorted(sizes)}, not of {sorted(promised(a_type, family))}")
+        if family == "cpu":
+            continue
+        if any(kernel["epilogues"] != (family != "decode") for kernel in kernels):
+            wrong.append(f"{what}: the matrix is wrong about epilogues")
+        most = 0 if family == "gemm" else row["tokens"]  # 0: any
+        if any((kernel["max_m"] == 0) != (most == 0) or kernel["max_m"] > most for kernel in kernels):
+            wrong.append(f"{what} serves {sorted({kernel['max_m'] for kernel in kernels})} tokens, not {most or 'any'}")
+    return wrong
+
+
+def main() -> int:
+    if len(sys.argv) == 1:
+        print(matrix(), end="")
+        return 0
+    if len(sys.argv) != 3 or sys.argv[1] != "--check":
+        print(__doc__, file=sys.stderr)
+        return 2
+    wrong = contradictions(json.load(sys.stdin)["kernels"])
+    if pathlib.Path(sys.argv[2]).read_text() != matrix():
+        wrong.append(f"{sys.argv[2]} is not what the manifest and the tuning tables give; run `make docs`")
+    for line in wrong:
+        print(f"support matrix: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

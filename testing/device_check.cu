@@ -61,6 +61,8 @@ __device__ double load(DataType type, const void* base, std::int64_t index) {
       return static_cast<double>(static_cast<const std::int8_t*>(base)[index]);
     case DataType::kE4m3:
       return static_cast<double>(static_cast<float>(static_cast<const __nv_fp8_e4m3*>(base)[index]));
+    case DataType::kE8m0:
+      return ldexp(1.0, static_cast<const std::uint8_t*>(base)[index] - 127);
     default:
       return static_cast<double>(static_cast<const float*>(base)[index]);
   }

@@ -37,6 +37,10 @@ __device__ void store(std::int8_t* out, float value) {
   *out = static_cast<std::int8_t>(__float2int_rn(fminf(fmaxf(value, -128.f), 127.f)));
 }
 __device__ void store(__nv_fp8_e4m3* out, float value) { *out = __nv_fp8_e4m3(value); }
+struct E8m0 {
+  std::uint8_t exponent;
+};
+__device__ void store(E8m0* out, float value) { out->exponent = static_cast<std::uint8_t>(127 + ilogbf(value)); }
 
 struct Activation {
   ActivationFill fill;
@@ -65,20 +69,26 @@ struct Identity {
 struct Scale {
   ScaleFill fill;
   std::uint64_t seed;
+  DataType type;
   __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
     if (fill == ScaleFill::kOne) return 1;
+    if (fill == ScaleFill::kBlocks) column /= 128;
     const std::uint64_t word = hash(seed, static_cast<std::uint64_t>(row * columns + column));
     if (fill == ScaleFill::kPowersOfTwo) return exp2f(static_cast<float>(static_cast<int>((word >> 33) % 3) - 1));
+    if (type == DataType::kE8m0) return exp2f(static_cast<float>(static_cast<int>((word >> 33) % 12) - 10));
+    if (type == DataType::kE4m3) return 0.25f + 1.75f * unit(word);
     // bf16 keeps 8 significant bits, and these values are normal numbers of f16.
     return __bfloat162float(__float2bfloat16_rn(0.004f + 0.026f * unit(word)));
   }
 };
 
 struct ZeroPoint {
-  int codes;
+  int first;
+  int count;
   std::uint64_t seed;
   __device__ float operator()(std::int64_t row, std::int64_t column, std::int64_t columns) const {
-    return static_cast<float>(codes) * unit(hash(seed, static_cast<std::uint64_t>(row * columns + column)));
+    const float share = unit(hash(seed, static_cast<std::uint64_t>(row * columns + column)));
+    return static_cast<float>(first) + static_cast<float>(count) * share;
   }
 };
 
@@ -135,9 +145,11 @@ Status fill_typed(DataType type, void* out, std::int64_t rows, std::int64_t colu
     case DataType::kE4m3:
       fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<__nv_fp8_e4m3*>(out), rows, columns, stride, make);
       break;
-    case DataType::kU8:
     case DataType::kE8m0:
-      return {StatusCode::kInvalidArgument, "test data of u8 and e8m0 are not made here"};
+      fill_matrix<<<blocks, kThreads, 0, stream>>>(static_cast<E8m0*>(out), rows, columns, stride, make);
+      break;
+    case DataType::kU8:
+      return {StatusCode::kInvalidArgument, "test data of u8 are not made here"};
   }
   return launch_status("fill with test data");
 }
@@ -165,12 +177,13 @@ Status fill_qweight(WeightType type, void* qweight, std::int64_t n, std::int64_t
 
 Status fill_scales(DataType type, void* scales, std::int64_t groups, std::int64_t n, ScaleFill fill, std::uint64_t seed,
                    cudaStream_t stream) {
-  return fill_typed(type, scales, groups, n, n, Scale{fill, seed ^ kScaleSalt}, stream);
+  return fill_typed(type, scales, groups, n, n, Scale{fill, seed ^ kScaleSalt, type}, stream);
 }
 
 Status fill_zero_points(DataType type, int bits, void* zero_points, std::int64_t groups, std::int64_t n,
-                        std::uint64_t seed, cudaStream_t stream) {
-  const ZeroPoint make{1 << bits, seed ^ kZeroSalt};
+                        std::uint64_t seed, cudaStream_t stream, bool wide) {
+  const int codes = 1 << bits;
+  const ZeroPoint make{wide ? -2 * codes : 0, wide ? 5 * codes : codes, seed ^ kZeroSalt};
   if (type != DataType::kU8) return fill_typed(type, zero_points, groups, n, n, make, stream);
   fill_matrix<<<blocks_for(groups * n), kThreads, 0, stream>>>(static_cast<std::uint8_t*>(zero_points), groups, n, n,
                                                                make);

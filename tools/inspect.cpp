@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -7,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "activations.h"
 #include "command.h"
 #include "formats/checkpoint.h"
 #include "formats/foreign.h"
@@ -38,7 +40,16 @@ struct Entry {
   std::string type;  // of ours; empty where it is none
   std::int64_t group_size = 0;
   std::string next;  // what can be done with it
+  bool act_order = false;
+  std::vector<Activations> runs = {};
 };
+
+/// The names of a layer's tensors.
+std::vector<std::string> parts_of(const formats::QuantizedLayer& layer) {
+  std::vector<std::string> names;
+  for (const formats::TensorInfo& tensor : layer.tensors()) names.push_back(tensor.name);
+  return names;
+}
 
 /// What is said of a layer of this type: that something works, and if so, where only.
 std::string next_step(WeightType type, const std::string& step) {
@@ -57,7 +68,8 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
     if (!manifest.ok()) return manifest.status();
     for (const formats::QuantizedLayer& layer : manifest->layers) {
       entries.push_back({layer.name, "machete", layer.n, layer.k, bits_of(layer.type), std::string(name_of(layer.type)),
-                         layer.group_size, next_step(layer.type, "runs")});
+                         layer.group_size, next_step(layer.type, "runs"), layer.act_order,
+                         activations_of(checkpoint, layer, parts_of(layer))});
     }
     return entries;
   }
@@ -65,9 +77,11 @@ Result<std::vector<Entry>> entries_of(const Checkpoint& checkpoint) {
   if (!foreign.ok()) return foreign.status();
   for (const formats::ForeignLayer& layer : *foreign) {
     const bool readable = layer.obstacle.empty();
+    const std::string note = layer.note.empty() ? "" : "; " + layer.note + ", its tensors decide";
     entries.push_back({layer.name, std::string(layer.format->name), layer.n, layer.k, layer.bits,
                        readable ? std::string(name_of(layer.type)) : std::string(), layer.group_size,
-                       readable ? next_step(layer.type, "machete convert") : layer.obstacle});
+                       readable ? next_step(layer.type, "machete convert") + note : layer.obstacle, layer.act_order,
+                       readable ? activations_of(checkpoint, layer, layer.parts) : std::vector<Activations>()});
   }
   const Result<std::vector<formats::Tensor>> linear = find_layers(checkpoint, {});
   if (!linear.ok()) return linear.status();
@@ -90,6 +104,11 @@ Status inspect(const Options& options) {
   if (options.json) {
     Json layers = Json::array();
     for (const Entry& entry : *entries) {
+      Json runs = Json::array();
+      for (const Activations& each : entry.runs) {
+        runs.push_back(
+            {{"backend", name_of(each.backend)}, {"a_type", name_of(each.type)}, {"round_scales", each.rounds_scales}});
+      }
       layers.push_back({{"name", entry.name},
                         {"format", entry.format},
                         {"n", entry.n},
@@ -97,6 +116,8 @@ Status inspect(const Options& options) {
                         {"bits", entry.bits},
                         {"type", entry.type.empty() ? Json() : Json(entry.type)},
                         {"group_size", entry.group_size == 0 ? Json() : Json(entry.group_size)},
+                        {"act_order", entry.act_order},
+                        {"activations", runs},
                         {"next", entry.next}});
     }
     const Json json = {{"input", checkpoint->path()},
@@ -113,17 +134,24 @@ Status inspect(const Options& options) {
                {"bits"},
                {"type", Align::kLeft},
                {"group"},
+               {"activations", Align::kLeft},
                {"next", Align::kLeft}});
+  bool rounds = false;
   for (const Entry& entry : *entries) {
     table.row({entry.name,
                entry.format,
                fmt::format("{} × {}", entry.n, entry.k),
                fmt::format("{}", entry.bits),
                entry.type,
-               entry.group_size == 0 ? "" : fmt::format("{}", entry.group_size),
+               fmt::format("{}{}", entry.group_size == 0 ? "" : fmt::format("{}", entry.group_size),
+                           entry.act_order ? " act-order" : ""),
+               to_string(entry.runs),
                {entry.next, Tone::kFaint}});
+    rounds = rounds || std::any_of(entry.runs.begin(), entry.runs.end(),
+                                   [](const Activations& each) { return each.rounds_scales; });
   }
   table.print();
+  if (rounds) fmt::print("\n* with --round-scales: scales or zero points have no exact value of the type\n");
   fmt::print("\n{}: {} tensors in {} file{}, {}; {} linear layer{}.\n", checkpoint->path(), tensors.size(),
              checkpoint->files().size(), checkpoint->files().size() == 1 ? "" : "s",
              human_bytes(static_cast<double>(bytes)), entries->size(), entries->size() == 1 ? "" : "s");
@@ -135,8 +163,8 @@ Status inspect(const Options& options) {
 Command add_inspect(CLI::App& app) {
   CLI::App* command = app.add_subcommand("inspect", "What a checkpoint holds, and what can be done with it");
   command->footer(
-      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ, AutoAWQ, compressed-tensors
-and GGUF; of fp8, MXFP4 and NVFP4 it says that they cannot be read yet.
+      R"(Knows float layers, those that 'machete quantize' wrote, and those of GPTQ, AutoAWQ, compressed-tensors, GGUF,
+fp8, MXFP4 and NVFP4.
 
 Examples:
   machete inspect model.safetensors

@@ -10,8 +10,8 @@ namespace machete::epilogue {
 struct Operands {
   const float* token_scale;    // [M]
   const float* channel_scale;  // [N]
-  const void* bias;            // [N] of the activation type
-  const void* residual;        // [M, columns of D] of the activation type, rows ldc apart
+  const void* bias;            // [N] of the scales' type
+  const void* residual;        // [M, columns of D] of the scales' type, rows ldc apart
   std::int64_t ldc;
   Activation activation;
 

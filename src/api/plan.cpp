@@ -114,10 +114,13 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   if (forced.empty()) {
     const auto ranked = rank_on(problem, *gpu, kernels, options.overlap);
     if (ranked.empty()) {
-      return {StatusCode::kUnsupported, fmt::format("no kernel serves M={}, N={}, K={}, group_size={}{}", problem.m,
-                                                    problem.n, problem.k, problem.group_size,
-                                                    options.batch_invariant ? " with batch_invariant; plan without it"
-                                                                            : "; MACHETE_INSTANCES=all builds more")};
+      const char* remedy = options.batch_invariant        ? "plan without batch_invariant"
+                           : bits_of(problem.a_type) == 8 ? "take 16-bit activations, or requantise with other groups"
+                                                          : "MACHETE_INSTANCES=all builds more";
+      return {StatusCode::kUnsupported,
+              fmt::format("no kernel serves M={}, N={}, K={}, group_size={} with a_type={}: {}; {}", problem.m,
+                          problem.n, problem.k, problem.group_size, name_of(problem.a_type),
+                          planner::refusal(kernels, state->shape, problem.m), remedy)};
     }
     state->schedule = ranked.front().schedule;
   } else {

@@ -11,6 +11,7 @@
 #include "api/validate.h"
 #include "kernels/prepack/host.h"
 #include "machete/weight.h"
+#include "planner/schedule.h"
 #include "reference/numeric.h"
 #include "registry/registry.h"
 
@@ -51,13 +52,24 @@ Status check_weight(const QuantizedWeight& weight, DataType scale_type, bool swi
   return {};
 }
 
-// The CPU backend serves every type.
-Status check_served(const QuantizedWeight& weight, const PrepackOptions& options) {
+// The CPU backend serves every type. On CUDA activations of some type must have a kernel that takes the weight.
+Status check_served(const QuantizedWeight& weight, const PrepackOptions& options, const PackedHeader& header) {
   if (options.device.backend == Backend::kCpu) return {};
   const bool wide = options.activation_bits == 16;
+  const char* refused = nullptr;
   for (const DataType a_type : {options.scale_type, DataType::kS8, DataType::kE4m3}) {
     if (wide != (a_type == options.scale_type)) continue;
-    if (!registry::matching(weight.type, a_type, options.scale_type).empty()) return {};
+    const auto kernels = registry::matching(weight.type, a_type, options.scale_type);
+    if (kernels.empty()) continue;
+    refused = planner::refusal(kernels, shape_of(header), 1);
+    if (refused == nullptr) return {};
+  }
+  if (refused != nullptr) {
+    return {StatusCode::kUnsupported,
+            fmt::format("no CUDA kernel serves {} weights of K={}, group_size={} with {}-bit activations: {}; {}",
+                        name_of(weight.type), weight.k, weight.group_size, options.activation_bits, refused,
+                        wide ? "MACHETE_INSTANCES=all builds more"
+                             : "prepack for 16-bit ones, or requantise with other groups")};
   }
   return {
       StatusCode::kUnsupported,
@@ -303,7 +315,7 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
                                   std::size_t bytes) {
   const auto header = packed_header(weight, options.scale_type, options.swiglu, options.activation_bits);
   if (!header.ok()) return header.status();
-  for (const Status& status : {memory::check_device(options.device), check_served(weight, options),
+  for (const Status& status : {memory::check_device(options.device), check_served(weight, options, *header),
                                validate::pointer("qweight", weight.qweight, 1),
                                validate::pointer("scales", weight.scales, bytes_of(weight.scale_type)),
                                check_zero_points(weight), validate::pointer("storage", storage, memory::kAlignment)}) {
@@ -406,8 +418,14 @@ Result<UnpackedWeight> unpack(const PackedWeight& weight) {
   if (header.zero_point_type != DataType::kU8) return result;
   const auto count = static_cast<std::size_t>(shape.groups() * shape.n);
   for (std::size_t i = 0; i < count; ++i) {  // in place: two bytes become one
-    result.zero_points[i] = static_cast<std::uint8_t>(
-        reference::to_float(header.scale_type, result.zero_points.data(), static_cast<std::int64_t>(i)));
+    const float zero = reference::to_float(header.scale_type, result.zero_points.data(), static_cast<std::int64_t>(i));
+    if (!(zero >= 0 && zero <= 255) || zero != std::floor(zero)) {
+      return Status(StatusCode::kCorrupt,
+                    fmt::format("the weight is damaged: its header promises zero points that are bytes, one is {}; "
+                                "prepack it again",
+                                zero));
+    }
+    result.zero_points[i] = static_cast<std::uint8_t>(zero);
   }
   result.zero_points.resize(count);
   return result;

@@ -24,24 +24,13 @@ Status check_place(const char* name, const void* pointer, Device device) {
                       where->ordinal, name_of(device.backend), device.ordinal)};
 }
 
-bool overlap(const void* a, std::int64_t a_bytes, const void* b, std::int64_t b_bytes) {
-  const auto x = reinterpret_cast<std::uintptr_t>(a);
-  const auto y = reinterpret_cast<std::uintptr_t>(b);
-  return x < y + static_cast<std::uintptr_t>(b_bytes) && y < x + static_cast<std::uintptr_t>(a_bytes);
-}
-
-// The bytes of a matrix from its first element to its last.
-std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, std::size_t element) {
-  return ((rows - 1) * stride + columns) * static_cast<std::int64_t>(element);
-}
-
 // Everything that is read beside the weight: there where the epilogue has the step, null elsewhere, apart from D.
 Status check_operands(const Problem& problem, const Arguments& arguments, std::size_t alignment) {
   const Epilogue& epilogue = problem.epilogue;
   const std::size_t a_element = bytes_of(problem.a_type);
   const std::size_t element = bytes_of(problem.scale_type());
-  const std::int64_t d_bytes = span(problem.m, problem.d_columns(), problem.ldd, bytes_of(problem.d_type));
-  const std::int64_t c_bytes = span(problem.m, problem.d_columns(), problem.ldc, element);
+  const std::int64_t d_bytes = validate::span(problem.m, problem.d_columns(), problem.ldd, bytes_of(problem.d_type));
+  const std::int64_t c_bytes = validate::span(problem.m, problem.d_columns(), problem.ldc, element);
   const struct {
     const char* name;
     bool wanted;
@@ -49,10 +38,10 @@ Status check_operands(const Problem& problem, const Arguments& arguments, std::s
     std::int64_t bytes;
     std::size_t alignment;
   } operands[] = {
-      {"a", true, arguments.a, span(problem.m, problem.k, problem.lda, a_element), a_element},
-      {"token_scale", epilogue.token_scale, arguments.token_scale, span(1, problem.m, 0, 4), 4},
-      {"channel_scale", epilogue.channel_scale, arguments.channel_scale, span(1, problem.n, 0, 4), 4},
-      {"bias", epilogue.bias, arguments.bias, span(1, problem.n, 0, element), element},
+      {"a", true, arguments.a, validate::span(problem.m, problem.k, problem.lda, a_element), a_element},
+      {"token_scale", epilogue.token_scale, arguments.token_scale, validate::span(1, problem.m, 0, 4), 4},
+      {"channel_scale", epilogue.channel_scale, arguments.channel_scale, validate::span(1, problem.n, 0, 4), 4},
+      {"bias", epilogue.bias, arguments.bias, validate::span(1, problem.n, 0, element), element},
       {"residual", epilogue.residual, arguments.residual, c_bytes, element},
   };
   for (const auto& x : operands) {
@@ -66,10 +55,9 @@ Status check_operands(const Problem& problem, const Arguments& arguments, std::s
     if (!status.ok()) return status;
     const bool in_place = x.pointer == arguments.d && x.pointer == arguments.residual && epilogue.residual &&
                           problem.ldc == problem.ldd && problem.d_type == problem.scale_type();
-    if (overlap(x.pointer, x.bytes, arguments.d, d_bytes) && !in_place) {
-      return {StatusCode::kInvalidArgument,
-              fmt::format("{}={} and d={} overlap; give the output memory of its own", x.name, x.pointer, arguments.d)};
-    }
+    if (in_place) continue;
+    Status lies_apart = validate::apart({x.name, x.pointer, x.bytes}, {"d", arguments.d, d_bytes});
+    if (!lies_apart.ok()) return lies_apart;
   }
   return {};
 }

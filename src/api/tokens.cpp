@@ -34,15 +34,15 @@ Status check(const TokenQuantization& what, const TokenOptions& options) {
   return memory::check_device(options.device);
 }
 
-Status check_tensor(const char* name, const void* tensor, std::size_t element, Device device) {
+Status check_tensor(const validate::Extent& extent, std::size_t element, Device device) {
   const std::size_t alignment = device.backend == Backend::kCuda ? 16 : element;
-  if (Status status = validate::pointer(name, tensor, alignment); !status.ok()) return status;
-  const auto where = memory::device_of(tensor);
+  if (Status status = validate::pointer(extent.name, extent.begin, alignment); !status.ok()) return status;
+  const auto where = memory::device_of(extent.begin);
   if (!where.ok()) return where.status();
   if (*where == device) return {};
   return {StatusCode::kInvalidArgument,
-          fmt::format("{} lies on {}:{}, not on {}:{}; copy it there", name, name_of(where->backend), where->ordinal,
-                      name_of(device.backend), device.ordinal)};
+          fmt::format("{} lies on {}:{}, not on {}:{}; copy it there", extent.name, name_of(where->backend),
+                      where->ordinal, name_of(device.backend), device.ordinal)};
 }
 
 }  // namespace
@@ -55,9 +55,12 @@ Status quantize_tokens(const TokenQuantization& given, const void* a, void* code
   if (Status status = check(what, options); !status.ok()) return status;
   if (what.m == 0) return {};
   const Device device = options.device;
-  for (const Status& status :
-       {check_tensor("a", a, bytes_of(what.a_type), device), check_tensor("codes", codes, 1, device),
-        check_tensor("token_scale", token_scale, 4, device)}) {
+  const validate::Extent input = {"a", a, validate::span(what.m, what.k, what.lda, bytes_of(what.a_type))};
+  const validate::Extent output = {"codes", codes, validate::span(what.m, what.k, what.ldc, 1)};
+  const validate::Extent scales = {"token_scale", token_scale, validate::span(1, what.m, 0, 4)};
+  for (const Status& status : {check_tensor(input, bytes_of(what.a_type), device), check_tensor(output, 1, device),
+                               check_tensor(scales, 4, device), validate::apart(input, output),
+                               validate::apart(input, scales), validate::apart(output, scales)}) {
     if (!status.ok()) return status;
   }
 #if MACHETE_HAS_CUDA

@@ -109,6 +109,20 @@ Status pointer(const char* name, const void* value, std::size_t alignment) {
   return {};
 }
 
+std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, std::size_t element) {
+  return ((rows - 1) * stride + columns) * static_cast<std::int64_t>(element);
+}
+
+Status apart(const Extent& other, const Extent& written) {
+  const auto x = reinterpret_cast<std::uintptr_t>(other.begin);
+  const auto y = reinterpret_cast<std::uintptr_t>(written.begin);
+  if (x >= y + static_cast<std::uintptr_t>(written.bytes) || y >= x + static_cast<std::uintptr_t>(other.bytes)) {
+    return {};
+  }
+  return invalid(fmt::format("{}={} and {}={} overlap; give the output memory of its own", other.name, other.begin,
+                             written.name, written.begin));
+}
+
 Result<Problem> problem(const Problem& given) {
   Problem p = given;
   if (p.lda == 0) p.lda = p.k;
@@ -176,9 +190,11 @@ Status header(const PackedHeader& h) {
         fmt::format("the weight's header is damaged: {} + {} + {} bytes do not hold {} of N={}, K={}; prepack it again",
                     h.weight_bytes, h.scale_bytes, h.zero_bytes, name_of(h.type), h.n, h.k));
   }
-  if (zeros) {
-    if (Status status = zero_point_type(h.zero_point_type); !status.ok())
-      return incompatible("the weight's header is damaged: " + status.message());
+  if (zeros && h.zero_point_type != DataType::kU8 && h.zero_point_type != h.scale_type) {
+    return incompatible(
+        fmt::format("the weight's header is damaged: zero points of type {} are packed as {} or u8; "
+                    "prepack it again",
+                    static_cast<int>(h.zero_point_type), name_of(h.scale_type)));
   }
   return {};
 }

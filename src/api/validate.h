@@ -22,6 +22,19 @@ Status activation_type(DataType type, WeightType w_type);  // of a problem
 /// A pointer that must not be null and must be a multiple of `alignment` bytes.
 Status pointer(const char* name, const void* value, std::size_t alignment);
 
+/// The bytes of a matrix from its first element to its last.
+std::int64_t span(std::int64_t rows, std::int64_t columns, std::int64_t stride, std::size_t element);
+
+/// Memory that a call reads or writes.
+struct Extent {
+  const char* name;
+  const void* begin;
+  std::int64_t bytes;
+};
+
+/// That what is written lies apart from something else.
+Status apart(const Extent& other, const Extent& written);
+
 /// The problem with its default strides filled in.
 Result<Problem> problem(const Problem& problem);
 

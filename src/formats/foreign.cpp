@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "formats/format_list.h"
@@ -11,6 +15,68 @@
 
 namespace machete::formats {
 namespace {
+
+bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+/// Whether the configuration speaks of layers of this format.
+bool speaks_of(const QuantizationConfig& config, std::string_view format) {
+  if (config.method == "awq") return format == "awq";
+  if (config.method == "compressed-tensors") {
+    return is_one_of(
+        format, {"pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized"});
+  }
+  return (config.method.empty() || config.method == "gptq") && is_one_of(format, {"gptq", "gptq_v2"});
+}
+
+bool matches(const QuantizationConfig::Scheme& scheme, const ForeignLayer& layer) {
+  if (scheme.bits != 0 && scheme.bits != layer.bits) return false;
+  const bool whole_rows = layer.group_size == -1;
+  return scheme.group_size == 0 || scheme.group_size == layer.group_size ||
+         (whole_rows && scheme.group_size >= layer.k);
+}
+
+std::string name_of(const QuantizationConfig::Scheme& scheme) {
+  return scheme.group_size == 0 ? fmt::format("{} bits", scheme.bits)
+                                : fmt::format("{} bits in groups of {}", scheme.bits, scheme.group_size);
+}
+
+/// What the configuration says of a layer otherwise than its tensors; empty if it agrees.
+std::string contradiction(const QuantizationConfig& config, const ForeignLayer& layer) {
+  const bool mixed = is_one_of(config.format, {"", "mixed-precision", "naive-quantized"});
+  if (!mixed && config.format != layer.format->name) {
+    return fmt::format("{} says format {}", config.file, quote(config.format));
+  }
+  std::string said;
+  for (const QuantizationConfig::Scheme& scheme : config.schemes) {
+    if (matches(scheme, layer)) return "";
+    said += (said.empty() ? "" : " or ") + name_of(scheme);
+  }
+  return said.empty() ? "" : fmt::format("{} says {}", config.file, said);
+}
+
+/// Tensors have the last word, and the layer a note where the configuration contradicts them. But without a g_idx as
+/// many groups may be of another size, the last one smaller, which only the configuration tells.
+Status check_config(const Checkpoint& checkpoint, ForeignLayer& layer) {
+  if (layer.format == &kGguf) return {};  // which has its configuration within
+  if (!checkpoint.config().ok()) return checkpoint.config().status();
+  const QuantizationConfig& config = *checkpoint.config();
+  if (!layer.obstacle.empty() || !speaks_of(config, layer.format->name)) return {};
+  layer.note = contradiction(config, layer);
+  const bool has_g_idx = std::any_of(layer.parts.begin(), layer.parts.end(),
+                                     [](const std::string& part) { return part.find("g_idx") != std::string::npos; });
+  if (layer.note.empty() || has_g_idx || layer.group_size < 0) return {};
+  for (const QuantizationConfig::Scheme& scheme : config.schemes) {
+    const std::int64_t size = scheme.group_size;
+    if (scheme.bits != layer.bits || size < 1 || (layer.k + size - 1) / size != layer.groups()) continue;
+    return {StatusCode::kCorrupt,
+            fmt::format("{}: tensor {} has {} groups, of {} by its K={}, but {}; give the layer a g_idx, or correct "
+                        "what is wrong",
+                        checkpoint.path(), quote(layer.source), layer.groups(), layer.group_size, layer.k, layer.note)};
+  }
+  return {};
+}
 
 /// Of one tensor, by the first format that knows it; nothing if none does.
 Result<std::optional<ForeignLayer>> describe(const Checkpoint& checkpoint, const Tensor& tensor) {
@@ -23,6 +89,7 @@ Result<std::optional<ForeignLayer>> describe(const Checkpoint& checkpoint, const
     layer->name = layer->stem = name;
     layer->source = tensor.name;
     layer->source_dtype = std::string(format->name);
+    if (Status status = check_config(checkpoint, *layer); !status.ok()) return status;
     return std::optional(*std::move(layer));
   }
   return std::optional<ForeignLayer>();

@@ -23,6 +23,7 @@ struct ForeignLayer : QuantizedLayer {
   int bits = 0;
   std::vector<std::string> parts;  // the tensors it consists of, its bias left out
   std::string obstacle;            // why it cannot be read as one of our types; empty if it can
+  std::string note;                // what the configuration says otherwise than the tensors; empty if it agrees
 };
 
 /// How another tool lays out quantised layers. A format is a file that defines one, and a line in

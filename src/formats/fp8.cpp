@@ -48,12 +48,18 @@ Result<ForeignLayer> describe(const Checkpoint& checkpoint, const Tensor& tensor
     return layer;
   }
   if (Status s = tensors.dtype_is(scale, scales, {"F16", "BF16", "F32"}); !s.ok()) return s;
+  const auto& config = checkpoint.config();
+  if (config.ok() && !config->block_size.empty() && config->block_size != std::vector<std::int64_t>{kBlock, kBlock}) {
+    layer.obstacle = fmt::format("blocks of {} by weight_block_size, not of 128 x 128", to_string(config->block_size));
+    return layer;
+  }
   layer.scale_type = *data_type_of(scales.dtype);
   if (has_blocks(scales, layer)) {
     layer.group_size = blocks_of(layer.k) == 1 ? -1 : kBlock;
     return layer;
   }
-  if (scale == std::string_view(kBlockScale)) {
+  const bool blocks = scales.shape.size() == 2 && scales.shape[0] < layer.n && scales.shape[1] <= layer.k;
+  if (scale == std::string_view(kBlockScale) || (blocks && scales.shape[0] > 1)) {
     layer.obstacle =
         fmt::format("scales of shape {}, which are not those of blocks of 128 x 128", to_string(scales.shape));
     return layer;

@@ -17,6 +17,17 @@ const char* refusal(const kernels::Kernel& kernel, const Problem& problem) {
   return kernel.refusal(shape_of(problem), problem.m);
 }
 
+const char* refusal(const std::vector<const kernels::Kernel*>& kernels, const packing::Shape& shape,
+                    std::int64_t tokens) {
+  const char* first = nullptr;
+  for (const kernels::Kernel* kernel : kernels) {
+    const char* refused = kernel->refusal == nullptr ? nullptr : kernel->refusal(shape, tokens);
+    if (refused == nullptr) return nullptr;
+    if (first == nullptr) first = refused;
+  }
+  return first;
+}
+
 std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels) {
   std::vector<Schedule> schedules;
   for (const kernels::Kernel* kernel : kernels) {

@@ -22,6 +22,10 @@ packing::Shape shape_of(const Problem& problem);
 /// Why a kernel cannot serve the problem, or null.
 const char* refusal(const kernels::Kernel& kernel, const Problem& problem);
 
+/// Why none of the kernels can serve so many tokens of a weight, which is what the first one says; null if one can.
+const char* refusal(const std::vector<const kernels::Kernel*>& kernels, const packing::Shape& shape,
+                    std::int64_t tokens);
+
 /// Every schedule the kernels allow: each kernel, with whole tiles and with stream-K.
 std::vector<Schedule> schedules_of(const std::vector<const kernels::Kernel*>& kernels);
 

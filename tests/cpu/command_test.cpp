@@ -238,12 +238,33 @@ TEST_F(Command, InspectsAndConverts) {
   EXPECT_EQ(seen["layers"][0]["type"], "u4b8");
   EXPECT_EQ(seen["layers"][0]["group_size"], 32);
   EXPECT_EQ(seen["layers"][0]["next"], "machete convert");
+  EXPECT_EQ(seen["layers"][0]["act_order"], true);
+  const Json runs = seen["layers"][0]["activations"];
+  ASSERT_GE(runs.size(), 4u);  // the CPU's, and CUDA's where it is built
+  for (const Json& each : runs) EXPECT_EQ(each["round_scales"], false) << each;  // 1/16 has a value everywhere
+  EXPECT_EQ(runs[0]["backend"], "cpu");
+  EXPECT_EQ(runs[0]["a_type"], "bf16");
+  EXPECT_THAT(machete("inspect gptq.safetensors").out, HasSubstr("32 act-order"));
+  EXPECT_THAT(machete("inspect gptq.safetensors").out, HasSubstr("cpu: bf16, f16, s8, e4m3"));
   const Json done = json("convert gptq.safetensors -o c.safetensors");
   EXPECT_EQ(done["layers"].size(), 1u);
   EXPECT_EQ(done["kept_tensors"], 1);
   EXPECT_TRUE(json("verify c.safetensors --m 3 --device cpu")["passed"].get<bool>());
   EXPECT_EQ(json("inspect c.safetensors")["layers"][0]["next"], "runs");
   EXPECT_THAT(machete("inspect c.safetensors").out, HasSubstr("1 linear layer."));
+  {
+    // Scales with more bits than bf16 has.
+    auto rough = formats::SafetensorsWriter::create(
+        path("rough.safetensors"), {{"w.weight", "I8", {8, 16}}, {"w.weight_scale", "F16", {8, 1}}}, {});
+    ASSERT_TRUE(rough.ok());
+    const std::vector<std::int8_t> codes(8 * 16, 1);
+    const std::vector<std::uint16_t> odd(8, 0x2C01);
+    ASSERT_TRUE(rough->write("w.weight", codes.data(), codes.size()).ok());
+    ASSERT_TRUE(rough->write("w.weight_scale", odd.data(), odd.size() * 2).ok());
+    ASSERT_TRUE(rough->commit({}).ok());
+    EXPECT_THAT(machete("inspect rough.safetensors").out, HasSubstr("cpu: bf16*, f16, s8*"));
+    EXPECT_THAT(machete("inspect rough.safetensors").out, HasSubstr("* with --round-scales"));
+  }
   for (const char* to : {"gptq", "pack-quantized"}) {  // act-order goes out, and comes in again
     json(fmt::format("convert c.safetensors --to {} -o {}", to, to));
     json(fmt::format("convert {} -o again.safetensors", to));

@@ -220,5 +220,35 @@ TYPED_TEST(ConvertZeros, AreSplitExactly) {
   }
 }
 
+// Integers below the codes and beyond: exact where the difference to the code is one of the type's integers, which all
+// have up to 256 (bf16) or 2048; beyond, rounded to it, and of u8 below -128 twice.
+TYPED_TEST(ConvertZeros, WideIntegersAreExactAsFarAsTheTypeGoes) {
+  using Element = typename Tile<TypeParam>::Element;
+  constexpr Coding kCoding = Tile<TypeParam>::kCoding;
+  const float integers = kIsBf16<Element> ? 256 : 2048;
+  std::vector<std::uint8_t> codes(kRows * kDepth);
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    codes[i] = static_cast<std::uint8_t>(i * 5 % static_cast<std::size_t>(kCoding.codes()));
+  }
+  const auto tile = Tile<TypeParam>::packed(codes);
+  int exact = 0;
+  for (int first = -2 * kCoding.codes(); first < 3 * kCoding.codes(); first += kRows) {
+    std::array<float, kRows> zeros{};
+    for (int i = 0; i < kRows; ++i)
+      zeros[static_cast<std::size_t>(i)] = static_cast<float>(Element(static_cast<float>(first + i)));
+    Tile<TypeParam>::for_each_value(tile, zeros, [&](int row, int k, float value) {
+      const auto at = static_cast<std::size_t>(row);
+      const float expected = static_cast<float>(codes[at * kDepth + static_cast<std::size_t>(k)]) - zeros[at];
+      if (std::abs(expected) <= integers && zeros[at] >= -128) {
+        ASSERT_EQ(value, expected) << "zero point " << zeros[at];
+        ++exact;
+      } else {
+        ASSERT_LE(std::abs(value - expected), std::abs(expected) * 2 / integers) << "zero point " << zeros[at];
+      }
+    });
+  }
+  EXPECT_GT(exact, 5000);
+}
+
 }  // namespace
 }  // namespace machete::convert

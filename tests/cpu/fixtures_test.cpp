@@ -59,6 +59,15 @@ TEST(Fixtures, Gptq) {
       {{"g4", WeightType::kU4b8}, {"g4z", WeightType::kU4}, {"g8", WeightType::kU8b128}, {"g8z", WeightType::kU8}});
 }
 
+// Groups whose k's are mixed; by GPTQModel also version 2, whose zero points are stored as they are, 0 among them.
+TEST(Fixtures, GptqActOrder) {
+  expect_weights("gptq_act_order.safetensors", "gptq_act_order-expected.safetensors",
+                 {{"g4o", WeightType::kU4}, {"g8o", WeightType::kU8}});
+  expect_weights(
+      "gptq_v2", "gptq_v2-expected.safetensors",
+      {{"g4z", WeightType::kU4}, {"g4zo", WeightType::kU4}, {"g8z", WeightType::kU8}, {"g8zo", WeightType::kU8}});
+}
+
 TEST(Fixtures, Awq) { expect_weights("awq.safetensors", "awq-expected.safetensors", {{"a4", WeightType::kU4}}); }
 
 TEST(Fixtures, CompressedTensors) {
@@ -85,6 +94,12 @@ TEST(Fixtures, Fp8) {
                   {"tensor", WeightType::kE4m3},
                   {"group", WeightType::kE4m3},
                   {"block", WeightType::kE4m3}});
+}
+
+// As transformers dequantises them.
+TEST(Fixtures, Fp8Blocks) {
+  expect_weights("fp8_blocks.safetensors", "fp8_blocks-expected.safetensors",
+                 {{"rows", WeightType::kE4m3}, {"columns", WeightType::kE4m3}});
 }
 
 TEST(Fixtures, Gguf) {

@@ -464,6 +464,108 @@ TEST_F(Foreign, FloatingPointWeights) {
   expect("stack", "int-quantized", 16, 32, 0, "no matrix");
 }
 
+// What compressed-tensors writes for blocks of another size is an obstacle of its layer, not of the file.
+TEST_F(Foreign, Fp8BlocksOfAnotherSize) {
+  File file;
+  const auto add = [&file](const std::string& name, const char* suffix, const std::vector<std::int64_t>& shape) {
+    file.add(name + ".weight", "F8_E4M3", {256, 384}, std::vector<std::uint8_t>(256 * 384));
+    file.add(name + suffix, "F32", shape, std::vector<float>(static_cast<std::size_t>(shape[0] * shape[1]), 1));
+  };
+  add("small", ".weight_scale", {4, 6});
+  add("right", ".weight_scale", {2, 3});
+  add("rows", ".weight_scale", {256, 3});
+  add("inverse", ".weight_scale_inv", {4, 6});
+  std::map<std::string, std::string> obstacles;
+  for (const ForeignLayer& layer : found(write(file))) obstacles[layer.name] = layer.obstacle;
+  ASSERT_EQ(obstacles.size(), 4u);
+  EXPECT_THAT(obstacles["small"], HasSubstr("[4, 6], which are not those of blocks of 128 x 128"));
+  EXPECT_THAT(obstacles["inverse"], HasSubstr("[4, 6], which are not those of blocks of 128 x 128"));
+  EXPECT_EQ(obstacles["right"], "");
+  EXPECT_EQ(obstacles["rows"], "");
+  config(R"({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}})");
+  File blocks;
+  blocks.add("b.weight", "F8_E4M3", {64, 128}, std::vector<std::uint8_t>(64 * 128));
+  blocks.add("b.weight_scale_inv", "F32", {1, 1}, std::vector<float>(1, 1));
+  EXPECT_THAT(found(write(blocks)).at(0).obstacle, HasSubstr("blocks of [64, 128] by weight_block_size"));
+}
+
+TEST_F(Foreign, AwqByTheNamesOfItsVersions) {
+  const Numbers x = numbers(4, 32, 64, 32, false);
+  File file;
+  add_awq(file, "x", x);
+  for (const char* text :
+       {R"({"quantization_config": {"quant_method": "awq", "version": "GEMM", "bits": 4}})",
+        R"({"quantization_config": {"quant_method": "awq", "version": "gemm", "group_size": 32}})"}) {
+    config(text);
+    const Checkpoint checkpoint = write(file);
+    expect_same(checkpoint, found(checkpoint).at(0), x, WeightType::kU4);
+  }
+  config(R"({"quantization_config": {"quant_method": "awq", "version": "GEMV"}})");
+  EXPECT_THAT(found(write(file)).at(0).obstacle, HasSubstr("AWQ's version \"gemv\""));
+  config("{}");
+  // What AutoAWQ wrote before it wrote config.json; N = K/8 makes the tensors look like GPTQ's.
+  std::ofstream(folder_ / "quant_config.json")
+      << R"({"zero_point": true, "q_group_size": 32, "w_bit": 4, "version": "GEMM"})";
+  const Checkpoint old = write(file);
+  ASSERT_TRUE(old.config().ok());
+  EXPECT_EQ(old.config()->method, "awq");
+  expect_same(old, found(old).at(0), x, WeightType::kU4);
+  std::ofstream(folder_ / "quant_config.json") << R"({"q_group_size": 64, "w_bit": 4, "version": "GEMM"})";
+  const Checkpoint other = write(file);
+  EXPECT_EQ(found(other).at(0).note, "quant_config.json says 4 bits in groups of 64");
+  expect_same(other, found(other).at(0), x, WeightType::kU4);
+}
+
+TEST_F(Foreign, NamesWhatTheConfigurationContradicts) {
+  const Numbers x = numbers(4, 32, 128, 32, true);
+  File gptq;
+  add_gptq(gptq, "x", x, 1);
+  const auto says = [&](const std::string& quantization, const File& file) {
+    config(fmt::format(R"({{"bits": 3, "quantization_config": {}}})", quantization));
+    const auto layers = find_foreign_layers(write(file));
+    return layers.ok() ? layers->at(0).note : layers.status().message();
+  };
+  EXPECT_EQ(says(R"({"quant_method": "gptq", "bits": 4, "group_size": 32})", gptq), "");
+  EXPECT_EQ(says(R"({"quant_method": "gptq", "bits": 4, "group_size": null})", gptq), "");
+  EXPECT_EQ(says(R"({"quant_method": "gptq", "bits": 8, "group_size": 64, "dynamic": {"x": {}}})", gptq), "");
+  EXPECT_EQ(says(R"({"quant_method": "other", "bits": 8})", gptq), "");
+  EXPECT_EQ(says(R"({"quant_method": "gptq", "bits": 8, "group_size": 32})", gptq),
+            "config.json says 8 bits in groups of 32");
+  EXPECT_THAT(says(R"({"quant_method": "gptq", "bits": 4, "group_size": -1})", gptq),
+              HasSubstr("4 bits in groups of -1"));
+  EXPECT_THAT(says(R"({"quant_method": "gptq", "bits": "4"})", gptq), HasSubstr("config.json"));
+  File row;
+  add_gptq(row, "x", numbers(4, 32, 64, 64, true), 1);
+  EXPECT_EQ(says(R"({"quant_method": "gptq", "bits": 4, "group_size": 128})", row), "") << "one group, K being 64";
+
+  // Without a g_idx, two groups of K=160 may be of 80 k each or of 96 and 64.
+  File ragged;
+  add_awq(ragged, "x", numbers(4, 32, 160, 80, true));
+  EXPECT_EQ(says(R"({"quant_method": "awq", "bits": 4, "group_size": 80})", ragged), "");
+  EXPECT_THAT(says(R"({"quant_method": "awq", "bits": 4, "group_size": 96})", ragged),
+              HasSubstr("\"x.qweight\" has 2 groups, of 80 by its K=160, but config.json says 4 bits in groups of 96"));
+
+  File packed;
+  add_pack_quantized(packed, "x", x, false);
+  const auto groups = [](const char* format, const std::string& weights) {
+    return fmt::format(
+        R"({{"quant_method": "compressed-tensors", "format": "{}", "config_groups": {{"group_0": {{"weights": {}}}}}}})",
+        format, weights);
+  };
+  const char* right = R"({"num_bits": 4, "strategy": "group", "group_size": 32})";
+  EXPECT_EQ(says(groups("pack-quantized", right), packed), "");
+  EXPECT_EQ(says(groups("mixed-precision", right), packed), "");
+  EXPECT_EQ(says(groups("pack-quantized", "null"), packed), "");
+  EXPECT_THAT(says(groups("int-quantized", right), packed), HasSubstr("says format \"int-quantized\""));
+  EXPECT_THAT(says(groups("pack-quantized", R"({"num_bits": 8, "strategy": "channel"})"), packed),
+              HasSubstr("says 8 bits in groups of -1"));
+  EXPECT_THAT(says(groups("pack-quantized", R"({"num_bits": true})"), packed), HasSubstr("config.json"));
+  File channel;
+  add_int_quantized(channel, "x", numbers(8, 32, 64, 64, true), false);
+  EXPECT_EQ(says(groups("int-quantized", R"({"num_bits": 8, "strategy": "channel", "group_size": null})"), channel),
+            "");
+}
+
 TEST_F(Foreign, NamesWhatIsWrongWithFp4) {
   const auto bytes = [](std::size_t count) { return std::vector<std::uint8_t>(count); };
   {

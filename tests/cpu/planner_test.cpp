@@ -67,6 +67,21 @@ TEST_F(Planner, AMeasuredChoiceComesFirst) {
   EXPECT_THAT(ranked.front().reason, HasSubstr("measured"));
 }
 
+TEST_F(Planner, ARefusalOfAllIsTheFirstOne) {
+  const auto fine_groups = [](const packing::Shape& shape, std::int64_t) {
+    return shape.packed_group_size == 16 ? "groups" : nullptr;
+  };
+  const auto tokens = [](const packing::Shape&, std::int64_t m) { return m > 8 ? "tokens" : nullptr; };
+  small_.refusal = tokens;
+  large_.refusal = fine_groups;
+  EXPECT_EQ(refusal({}, packing::shape_of(64, 64, 16), 9), nullptr);
+  EXPECT_EQ(refusal(kernels_, packing::shape_of(64, 64, 16), 8), nullptr);
+  EXPECT_EQ(refusal(kernels_, packing::shape_of(64, 64, 32), 9), nullptr);
+  EXPECT_STREQ(refusal(kernels_, packing::shape_of(64, 64, 16), 9), "tokens");
+  EXPECT_STREQ(refusal({&large_, &small_}, packing::shape_of(64, 64, 16), 9), "groups");
+  EXPECT_TRUE(rank(problem(9, 64, 64), {}, Machine{}, nullptr).empty());
+}
+
 TEST_F(Planner, NoScheduleBeatsTheBytes) {
   for (const std::int64_t m : {1, 16, 256, 8192}) {
     for (const auto& candidate : rank(problem(m, 8192, 8192), kernels_, Machine{}, nullptr)) {

@@ -109,17 +109,22 @@ TEST(Prepack, EveryTypeComesBackBitForBit) {
     for (const int n : {1, 17, 70}) {
       for (const int k : {1, 31, 33, 100, 576}) {
         for (const int group_size : {-1, 16, 32, 48, 64, 144}) {
-          const auto w = reference::random_weight(n, k, group_size, 5, kind);
-          const auto packed = prepack(w.view, on_cpu());
-          ASSERT_TRUE(packed.ok()) << packed.status().message();
-          const auto unpacked = unpack(*packed);
-          ASSERT_TRUE(unpacked.ok());
-          ASSERT_EQ(unpacked->qweight, w.qweight) << name_of(kind) << ", K=" << k;
-          ASSERT_EQ(unpacked->scales, w.scales);
-          ASSERT_EQ(unpacked->zero_points.empty(), !has_zero_points(kind.type));
-          for (std::int64_t i = 0; has_zero_points(kind.type) && i < w.view.groups() * n; ++i) {
-            ASSERT_EQ(reference::to_float(unpacked->zero_point_type, unpacked->zero_points.data(), i),
-                      reference::to_float(kind.zero_point_type, w.zero_points.data(), i));
+          for (const int activation_bits : {16, 8}) {
+            if (!validate::activation_bits(activation_bits, kind.type).ok()) continue;
+            const auto w = reference::random_weight(n, k, group_size, 5, kind);
+            PrepackOptions options = on_cpu();
+            options.activation_bits = activation_bits;
+            const auto packed = prepack(w.view, options);
+            ASSERT_TRUE(packed.ok()) << packed.status().message();
+            const auto unpacked = unpack(*packed);
+            ASSERT_TRUE(unpacked.ok());
+            ASSERT_EQ(unpacked->qweight, w.qweight) << name_of(kind) << ", K=" << k << ", " << activation_bits;
+            ASSERT_EQ(unpacked->scales, w.scales);
+            ASSERT_EQ(unpacked->zero_points.empty(), !has_zero_points(kind.type));
+            for (std::int64_t i = 0; has_zero_points(kind.type) && i < w.view.groups() * n; ++i) {
+              ASSERT_EQ(reference::to_float(unpacked->zero_point_type, unpacked->zero_points.data(), i),
+                        reference::to_float(kind.zero_point_type, w.zero_points.data(), i));
+            }
           }
         }
       }
@@ -307,6 +312,34 @@ TEST_F(WeightFile, ComesBackBitForBit) {
   EXPECT_EQ(std::memcmp(loaded->weights(), packed_.weights(), packed_.header().payload_bytes()), 0);
 }
 
+TEST_F(WeightFile, OrdersForEightBitsComeBackToo) {
+  for (const reference::Kind& kind : reference::all_kinds()) {
+    if (!validate::activation_bits(8, kind.type).ok()) continue;
+    for (const bool act_order : {false, true}) {
+      auto w = reference::random_weight(70, 100, 32, 5, kind);
+      std::vector<std::int32_t> g_idx(100);
+      for (std::size_t i = 0; i < 100; ++i) g_idx[i] = static_cast<std::int32_t>(i < 96 ? i % 3 : 3);
+      if (act_order) w.view.g_idx = g_idx.data();
+      PrepackOptions options = on_cpu();
+      options.activation_bits = 8;
+      const auto packed = prepack(w.view, options);
+      ASSERT_TRUE(packed.ok()) << packed.status().message();
+      ASSERT_TRUE(save(*packed, path_).ok());
+      const auto loaded = load(path_, Device::cpu());
+      ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+      EXPECT_EQ(loaded->header().activation_bits, 8);
+      const auto unpacked = unpack(*loaded);
+      ASSERT_TRUE(unpacked.ok());
+      EXPECT_EQ(unpacked->qweight, w.qweight) << name_of(kind);
+      EXPECT_EQ(unpacked->scales, w.scales);
+      EXPECT_EQ(unpacked->g_idx, act_order ? g_idx : std::vector<std::int32_t>());
+      // It is no weight for 16-bit activations, whatever the bytes say.
+      Problem problem = reference::problem_of(1, w.view, DataType::kBf16, DataType::kBf16);
+      EXPECT_THAT(validate::matches(loaded->header(), problem).message(), HasSubstr("packed for 8-bit activations"));
+    }
+  }
+}
+
 TEST_F(WeightFile, EveryTruncationIsAnError) {
   for (std::size_t size = 0; size < bytes_.size(); size += size < 140 ? 1 : 97) {
     write(bytes_.substr(0, size));
@@ -340,6 +373,29 @@ TEST_F(WeightFile, AnOrderThatIsNoneIsRefused) {
     const_cast<std::int32_t*>(packed->permutation())[0] = bad;
     ASSERT_TRUE(save(*packed, path_).ok());
     EXPECT_THAT(error(), HasSubstr("order of K that is none")) << bad;
+  }
+}
+
+// Nor may the zero points of a file be other than its header says.
+TEST_F(WeightFile, ZeroPointsThatAreNoBytesAreNotUnpacked) {
+  const auto w = reference::random_weight(16, 64, 32, 5, {WeightType::kU4});
+  for (const float bad : {-1.0f, 256.0f, 7.5f, std::numeric_limits<float>::quiet_NaN()}) {
+    const auto packed = prepack(w.view, on_cpu());
+    ASSERT_TRUE(packed.ok());
+    ASSERT_TRUE(unpack(*packed).ok());
+    reference::from_float(DataType::kBf16, const_cast<void*>(packed->zero_points()), 3, bad);
+    EXPECT_THAT(unpack(*packed).status().message(), HasSubstr("promises zero points that are bytes")) << bad;
+  }
+}
+
+TEST_F(WeightFile, ZeroPointsOfATypeThatIsNotPackedAreRefused) {
+  const auto w = reference::random_weight(16, 64, 32, 5, {WeightType::kU4, DataType::kBf16});
+  const auto packed = prepack(w.view, on_cpu());
+  ASSERT_TRUE(packed.ok());
+  for (const DataType type : {DataType::kF32, DataType::kF16, static_cast<DataType>(99)}) {
+    PackedHeader header = packed->header();
+    header.zero_point_type = type;
+    EXPECT_THAT(validate::header(header).message(), HasSubstr("are packed as bf16 or u8"));
   }
 }
 

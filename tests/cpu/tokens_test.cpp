@@ -160,7 +160,31 @@ TEST(TokenArguments, AreChecked) {
   EXPECT_THAT(quantize_tokens(good, a.data(), codes.data(), nullptr, on_cpu()).message(),
               HasSubstr("token_scale is null"));
   EXPECT_EQ(codes, std::vector<std::uint8_t>(16, 0x55));
+  EXPECT_EQ(scales, std::vector<float>(2));
   EXPECT_EQ(error([](auto& w) { w.m = 0; }), "");
+}
+
+// In one block of memory: a at 0, codes after it, then the scales.
+TEST(TokenArguments, MayNotOverlap) {
+  TokenQuantization what;
+  what.m = 2;
+  what.k = 8;
+  what.lda = 12;  // from the first element to the last 40 bytes
+  what.ldc = 10;  // 18 bytes
+  alignas(16) std::uint8_t memory[128] = {};
+  const auto error = [&](int a, int codes, int scales) {
+    return quantize_tokens(what, memory + a, memory + codes, reinterpret_cast<float*>(memory + scales), on_cpu())
+        .message();
+  };
+  EXPECT_EQ(error(0, 40, 60), "");
+  EXPECT_EQ(error(26, 8, 0), "");
+  EXPECT_THAT(error(0, 39, 60), HasSubstr("a=0x"));
+  EXPECT_THAT(error(0, 39, 60), HasSubstr(" overlap; give the output memory of its own"));
+  EXPECT_THAT(error(0, 0, 60), HasSubstr(" and codes=0x"));
+  EXPECT_THAT(error(24, 8, 0), HasSubstr("overlap"));
+  EXPECT_THAT(error(0, 60, 36), HasSubstr(" and token_scale=0x"));
+  EXPECT_THAT(error(0, 40, 56), HasSubstr("codes=0x"));
+  EXPECT_THAT(error(60, 7, 0), HasSubstr("overlap"));
 }
 
 }  // namespace

@@ -7,10 +7,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/config.h"
 #include "formats/foreign.h"
 #include "formats/gguf.h"
 #include "formats/manifest.h"
@@ -100,16 +102,18 @@ class LayerFile {
                                             ".bias",
                                             ".zero_points",
                                             ".weight_zero_point",
-                                            ""};
-    static const char* const kDtypes[] = {"I32", "F16", "BF16", "F32", "I64", "I8", "U8", "F8_E4M3"};
-    static constexpr int kBytes[] = {4, 2, 2, 4, 8, 1, 1, 1};
+                                            "",
+                                            ".weight_global_scale"};
+    static const char* const kDtypes[] = {"I32", "F16", "BF16",    "F32",     "I64",
+                                          "I8",  "U8",  "F8_E4M3", "F8_E5M2", "F8_E8M0"};
+    static constexpr int kBytes[] = {4, 2, 2, 4, 8, 1, 1, 1, 1, 1};
     std::string header = "{";
     std::size_t end = 0;
     const int count = next() % 8;
     std::uint32_t used = 0;
     for (int i = 0; i < count; ++i) {
-      const int suffix = next() % 16;
-      const int dtype = next() % 8;
+      const int suffix = next() % 17;
+      const int dtype = next() % 10;
       if ((used >> suffix & 1u) != 0) continue;
       used |= 1u << suffix;
       std::string shape;
@@ -153,11 +157,23 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size < 1) return 0;
   QuantizationConfig config;
   config.checkpoint_format = (data[0] & 1) != 0 ? "gptq_v2" : "gptq";
-  config.method = (data[0] & 2) != 0 ? "awq" : "";
+  config.method = (data[0] & 2) != 0 ? "awq" : (data[0] & 4) != 0 ? "compressed-tensors" : "";
+  if ((data[0] & 8) != 0) config.block_size = {128, 64};
+  if ((data[0] & 16) != 0) config.schemes = {{4, 32}, {8, -1}};
+  if ((data[0] & 32) != 0) config.format = "pack-quantized";
   const std::vector<std::uint8_t> file = LayerFile(data + 1, size - 1).build();
   read_safetensors(file.data(), file.size(), config);
+#elif defined(MACHETE_FUZZ_CONFIG)
+  // The files in the order in which they are read, a zero byte between them.
+  QuantizationConfig config;
+  std::string_view rest(reinterpret_cast<const char*>(data), size);
+  for (const char* name : {"quantize_config.json", "quant_config.json", "config.json"}) {
+    const std::string_view text = rest.substr(0, rest.find('\0'));
+    rest.remove_prefix(std::min(rest.size(), text.size() + 1));
+    if (!text.empty()) check(add_config(name, text, config));
+  }
 #else
-#error "name the reader: MACHETE_FUZZ_GGUF, MACHETE_FUZZ_SAFETENSORS or MACHETE_FUZZ_LAYERS"
+#error "name the reader: MACHETE_FUZZ_GGUF, MACHETE_FUZZ_SAFETENSORS, MACHETE_FUZZ_LAYERS or MACHETE_FUZZ_CONFIG"
 #endif
   return 0;
 }

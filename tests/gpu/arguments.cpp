@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "machete/tokens.h"
 #include "tests/gpu/workbench.h"
 
 // Bad input gets its error before anything is launched or written.
@@ -228,6 +229,67 @@ TEST_F(ArgumentErrors, Plans) {
     options.device = Device::cuda(ordinal);
     expect_no_plan(right, options, "an absent device");
   }
+}
+
+// Groups that no kernel of 8-bit activations serves: prepack says so as well as plan, and both say why.
+TEST_F(ArgumentErrors, GroupsThatNoKernelServes) {
+  struct Row {
+    DataType a_type;
+    WeightType w_type;
+    std::int64_t k, group_size;
+    const char* reason;
+  };
+  const Row rows[] = {{DataType::kS8, WeightType::kU4b8, 96, 48, "32 k a step"},
+                      {DataType::kE4m3, WeightType::kU4b8, 64, 16, "32 k a step"},
+                      {DataType::kE4m3, WeightType::kE4m3, 96, 48, "32 k a step"},
+                      {DataType::kS8, WeightType::kU8b128, 131072, -1, "less than 131072 k"}};
+  for (const Row& row : rows) {
+    Problem problem = make_problem(row.a_type, 16, 64, row.k, row.group_size);
+    problem.w_type = row.w_type;
+    const Result<Plan> made = plan(problem, on_cuda());
+    ASSERT_FALSE(made.ok()) << Case{problem};
+    EXPECT_EQ(made.status().code(), StatusCode::kUnsupported);
+    EXPECT_NE(made.status().message().find(row.reason), std::string::npos) << made.status().message();
+    EXPECT_NE(made.status().message().find("take 16-bit activations"), std::string::npos) << made.status().message();
+
+    QuantizedWeight weight;
+    weight.type = row.w_type;
+    weight.n = 64;
+    weight.k = row.k;
+    weight.group_size = row.group_size;
+    const std::vector<std::uint8_t> qweight(static_cast<std::size_t>(weight.n * weight.row_bytes()), 0x11);
+    const std::vector<std::uint16_t> scales(static_cast<std::size_t>(weight.groups() * weight.n), 0x3f80);
+    weight.qweight = qweight.data();
+    weight.scales = scales.data();
+    PrepackOptions options;
+    options.device = Device::cuda();
+    EXPECT_TRUE(prepack(weight, options).ok()) << "for 16-bit activations; " << Case{problem};
+    options.activation_bits = 8;
+    const Result<PackedWeight> packed = prepack(weight, options);
+    ASSERT_FALSE(packed.ok()) << Case{problem};
+    EXPECT_NE(packed.status().message().find(row.reason), std::string::npos) << packed.status().message();
+    EXPECT_NE(packed.status().message().find("prepack for 16-bit ones"), std::string::npos)
+        << packed.status().message();
+  }
+}
+
+TEST_F(ArgumentErrors, TokensThatOverlap) {
+  testing::DeviceBuffer memory = require(testing::DeviceBuffer::create(4096));
+  TokenQuantization what;
+  what.m = 4;
+  what.k = 64;
+  TokenOptions options;
+  options.device = Device::cuda();
+  char* const base = memory.as<char>();
+  const auto quantise = [&](int a, int codes, int scales) {
+    return quantize_tokens(what, base + a, base + codes, reinterpret_cast<float*>(base + scales), options,
+                           Stream(bench().stream()));
+  };
+  EXPECT_TRUE(quantise(0, 512, 768).ok());
+  EXPECT_EQ(quantise(0, 496, 768).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(quantise(0, 512, 496).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(quantise(0, 512, 752).code(), StatusCode::kInvalidArgument);
+  ASSERT_EQ(cudaStreamSynchronize(bench().stream()), cudaSuccess);
 }
 
 TEST_F(ArgumentErrors, NoTokensDoNothing) {

@@ -28,6 +28,8 @@ const char* name_of_fill(testing::ScaleFill fill) {
       return "powers_of_two";
     case testing::ScaleFill::kOne:
       return "one";
+    case testing::ScaleFill::kBlocks:
+      return "blocks";
   }
   return "?";
 }
@@ -43,7 +45,8 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
   } else {
     out << name_of_fill(c.activations);
   }
-  return out << " scales=" << name_of_fill(c.scales) << (c.fractional_zero_points ? " fractional_zero_points" : "")
+  return out << " scales=" << name_of_fill(c.scales) << " of " << name_of(c.scale_type.value_or(p.scale_type()))
+             << (c.wide_zero_points ? " wide" : "") << (c.fractional_zero_points ? " fractional_zero_points" : "")
              << (p.act_order ? " act_order" : "") << " tensor_scale=" << c.tensor_scale << " seed=" << c.seed
              << " weight_seed=" << c.weight_seed << " schedule=" << (c.schedule.empty() ? "(planner's)" : c.schedule);
 }
@@ -57,6 +60,13 @@ Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t
   problem.d_type = bits_of(type) == 16 ? type : DataType::kBf16;
   problem.group_size = group_size;
   return problem;
+}
+
+bool served(const Pair& pair) {
+  Problem problem = make_problem(pair.a_type, 1, 64, 64);
+  problem.w_type = pair.w_type;
+  const auto choices = list_schedules(problem, on_cuda());  // an error where no activations of the type meet the weight
+  return choices.ok() && !choices->empty();
 }
 
 std::vector<std::string> schedules_of(const Problem& problem) {

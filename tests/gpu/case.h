@@ -19,7 +19,9 @@ struct Case {
   testing::ActivationFill activations = testing::ActivationFill::kNormal;
   std::optional<std::int64_t> identity_from = {};  // A is the unit matrix from this row on instead
   testing::ScaleFill scales = testing::ScaleFill::kRandom;
-  bool fractional_zero_points = false;  // of types that have them
+  std::optional<DataType> scale_type = {};  // of the canonical form; else the problem's
+  bool fractional_zero_points = false;      // of types that have them
+  bool wide_zero_points = false;            // fractional ones also below the codes and beyond
   float tensor_scale = 1;
   std::uint64_t seed = 1;         // of the activations
   std::uint64_t weight_seed = 1;  // of qweight and scales
@@ -43,5 +45,15 @@ inline std::int64_t ldd_of(const Problem& p) { return p.ldd > 0 ? p.ldd : p.n; }
 std::vector<std::string> schedules_of(const Problem& problem);
 
 inline constexpr DataType kActivationTypes[] = {DataType::kBf16, DataType::kF16};
+inline constexpr DataType kEveryActivationType[] = {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3};
+
+/// A weight type with activations that meet it.
+struct Pair {
+  WeightType w_type;
+  DataType a_type;
+};
+
+/// Whether this build has kernels for the pair.
+bool served(const Pair& pair);
 
 }  // namespace machete::tests

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "machete/tokens.h"
 #include "tests/gpu/workbench.h"
 
 // Runs captured into CUDA graphs.
@@ -98,7 +99,7 @@ void capture_and_replay(Workbench& workbench, Case c) {
 }
 
 TEST_F(Graphs, EveryScheduleReplaysWithFreshInputs) {
-  for (const DataType type : kActivationTypes) {
+  for (const DataType type : kEveryActivationType) {
     for (const std::int64_t m : {1, 17, 64, 200}) {
       Case c{make_problem(type, m, 384, 2112, 64)};
       c.seed = 10000 + static_cast<std::uint64_t>(100 * m);
@@ -122,7 +123,7 @@ TEST_F(Graphs, OddStrides) {
 // Many runs in one graph, one after the other through one workspace, as a model's layers are.
 TEST_F(Graphs, RunsInARowShareAWorkspace) {
   constexpr int kRuns = 8;
-  for (const DataType type : kActivationTypes) {
+  for (const DataType type : kEveryActivationType) {
     Case c{make_problem(type, 24, 512, 4096)};
     c.seed = 12000;
     for (const std::string& schedule : schedules_of(c.problem)) {
@@ -159,6 +160,54 @@ TEST_F(Graphs, RunsInARowShareAWorkspace) {
         EXPECT_TRUE(require(output.guards_intact())) << c;
       }
       EXPECT_TRUE(bench().guards_intact()) << c;
+    }
+  }
+}
+
+// The first call of its kernels, where a test has a process of its own (ctest): nothing may be loaded that a capture of
+// Global mode forbids.
+TEST_F(Graphs, TokensAreQuantisedWithoutACallBefore) {
+  std::uint64_t seed = 12500;
+  for (const DataType a_type : kActivationTypes) {
+    for (const DataType code_type : {DataType::kS8, DataType::kE4m3}) {
+      for (const std::int64_t k : {13, 1024, 14336}) {
+        TokenQuantization what;
+        what.m = 5;
+        what.k = k;
+        what.a_type = a_type;
+        what.code_type = code_type;
+        TokenOptions options;
+        options.device = Device::cuda();
+        const cudaStream_t stream = bench().stream();
+        testing::DeviceBuffer a = require(testing::DeviceBuffer::create(static_cast<std::size_t>(what.m * k) * 2));
+        testing::DeviceBuffer codes = require(testing::DeviceBuffer::create(static_cast<std::size_t>(what.m * k)));
+        testing::DeviceBuffer scales = require(testing::DeviceBuffer::create(static_cast<std::size_t>(what.m) * 4));
+        require(cudaStreamSynchronize(stream), "before the capture");
+        Graph graph(stream);
+        require(quantize_tokens(what, a.data(), codes.data(), scales.as<float>(), options, Stream(stream)));
+        graph.finish();
+        for (int replay = 0; replay < 3; ++replay) {
+          require(testing::fill_activations(a_type, a.data(), what.m, k, k, testing::ActivationFill::kNormal, ++seed,
+                                            stream));
+          require(codes.poison(stream));
+          require(scales.poison(stream));
+          graph.launch();
+          require(cudaStreamSynchronize(stream), "while the graph ran");
+          std::vector<unsigned char> from(a.size());
+          std::vector<unsigned char> found(codes.size());
+          std::vector<float> found_scales(static_cast<std::size_t>(what.m));
+          require(a.download(from.data(), from.size()));
+          require(codes.download(found.data(), found.size()));
+          require(scales.download(found_scales.data(), scales.size()));
+          std::vector<unsigned char> expected(found.size());
+          std::vector<float> expected_scales(found_scales.size());
+          options.device = Device::cpu();
+          require(quantize_tokens(what, from.data(), expected.data(), expected_scales.data(), options));
+          options.device = Device::cuda();
+          EXPECT_EQ(found, expected) << name_of(a_type) << " to " << name_of(code_type) << ", K=" << k;
+          EXPECT_EQ(found_scales, expected_scales);
+        }
+      }
     }
   }
 }

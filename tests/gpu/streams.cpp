@@ -66,7 +66,7 @@ struct Lane {
 
 TEST_F(Streams, TwoAtOnceWithOnePlan) {
   Lane lanes[2];
-  for (const DataType type : kActivationTypes) {
+  for (const DataType type : kEveryActivationType) {
     for (const std::int64_t m : {1, 40, 150}) {
       Case c{make_problem(type, m, 1024, 4096)};
       for (const std::string& schedule : schedules_of(c.problem)) {
@@ -91,7 +91,7 @@ TEST_F(Streams, TwoAtOnceWithOnePlan) {
 
 TEST_F(Streams, FourThreadsWithOnePlan) {
   Lane lanes[4];
-  for (const DataType type : kActivationTypes) {
+  for (const DataType type : kEveryActivationType) {
     Case c{make_problem(type, 20, 768, 3072)};
     c.seed = 14000;
     for (Lane& lane : lanes) {
@@ -160,7 +160,7 @@ TEST_F(Streams, ChainedLinears) {
 }
 
 TEST_F(Streams, RepeatedRunsGiveTheSameBits) {
-  for (const DataType type : kActivationTypes) {
+  for (const DataType type : kEveryActivationType) {
     for (const std::int64_t m : {1, 33}) {
       Case c{make_problem(type, m, 512, 4096)};
       c.seed = 16000 + static_cast<std::uint64_t>(m);

@@ -82,7 +82,8 @@ TEST_F(Tokens, GiveTheBitsOfTheCpu) {
   }
 }
 
-// Quantised and multiplied in one graph, each starting early: close to the product of the activations themselves.
+// Quantised and multiplied in one graph, each starting early: close to the product of the activations themselves. Two
+// inputs by turns, over spoiled codes and scales: whoever reads either early reads NaN or the other input's.
 TEST_F(Tokens, MeetALinear) {
   for (const DataType code_type : {DataType::kS8, DataType::kE4m3}) {
     for (const std::int64_t m : {1, 40, 200}) {
@@ -98,12 +99,17 @@ TEST_F(Tokens, MeetALinear) {
       DeviceBuffer a;
       DeviceBuffer scales;
       DeviceBuffer workspace;
+      std::vector<DeviceBuffer> inputs(2);
       require(a.resize(static_cast<std::size_t>(m * 1024) * 2));
       require(scales.resize(static_cast<std::size_t>(m) * 4));
       require(workspace.resize(plan.workspace_size()));
       require(workspace.poison(nullptr));
-      require(testing::fill_activations(DataType::kBf16, a.data(), m, 1024, 1024, testing::ActivationFill::kNormal, 5,
-                                        bench().stream()));
+      for (DeviceBuffer& input : inputs) {
+        require(input.resize(a.size()));
+        require(testing::fill_activations(DataType::kBf16, input.data(), m, 1024, 1024,
+                                          testing::ActivationFill::kNormal, &input == inputs.data() ? 5 : 6,
+                                          bench().stream()));
+      }
       TokenQuantization what;
       what.m = m;
       what.k = 1024;
@@ -121,14 +127,19 @@ TEST_F(Tokens, MeetALinear) {
       require(run(plan, arguments, workspace.data(), workspace.size(), Stream(bench().stream())));
       require(cudaStreamEndCapture(bench().stream(), &graph), "capture");
       require(cudaGraphInstantiate(&replay, graph, 0), "instantiate");
-      std::vector<unsigned char> first;
+      std::vector<unsigned char> outputs[2];
       for (int repetition = 0; repetition < 50; ++repetition) {
+        const auto turn = static_cast<std::size_t>(repetition % 2);
+        require(cudaMemcpyAsync(a.data(), inputs[turn].data(), a.size(), cudaMemcpyDeviceToDevice, bench().stream()),
+                "the input");
         require(cudaMemsetAsync(bench().a().data(), 0x55, bench().a().size(), bench().stream()), "spoil the codes");
+        require(scales.poison(bench().stream()));
         require(cudaGraphLaunch(replay, bench().stream()), "replay");
         const auto d = bench().output();
-        if (first.empty()) first = d;
-        ASSERT_EQ(d, first) << "repetition " << repetition;
+        if (outputs[turn].empty()) outputs[turn] = d;
+        ASSERT_EQ(d, outputs[turn]) << "repetition " << repetition;
       }
+      ASSERT_NE(outputs[0], outputs[1]);
       static_cast<void>(cudaGraphExecDestroy(replay));
       static_cast<void>(cudaGraphDestroy(graph));
 
@@ -139,7 +150,7 @@ TEST_F(Tokens, MeetALinear) {
       const PackedWeight packed = require(prepack(bench().weight(), on_cpu));
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(m * 1024));
       std::vector<float> token_scale(static_cast<std::size_t>(m));
-      const auto from = on_host(a);
+      const auto from = on_host(inputs[0]);
       require(quantize_tokens(what, from.data(), codes.data(), token_scale.data(), on(Device::cpu())));
       PlanOptions cpu;
       cpu.device = Device::cpu();
@@ -152,7 +163,7 @@ TEST_F(Tokens, MeetALinear) {
       given.token_scale = token_scale.data();
       require(run(reference, given, nullptr, 0));
       std::vector<float> found(expected.size());
-      std::memcpy(found.data(), first.data(), first.size());
+      std::memcpy(found.data(), outputs[0].data(), outputs[0].size());
       double error = 0;
       double norm = 0;
       for (std::size_t i = 0; i < found.size(); ++i) {
@@ -160,6 +171,106 @@ TEST_F(Tokens, MeetALinear) {
         norm += std::pow(static_cast<double>(expected[i]), 2);
       }
       EXPECT_LT(std::sqrt(error / norm), code_type == DataType::kS8 ? 1e-6 : 2e-3) << "M=" << m;
+    }
+  }
+}
+
+// What a layer does: a linear of bf16, its output to 8 bits, the next linear.
+struct Chain {
+  const PackedWeight& first_weight;
+  const PackedWeight& second_weight;
+  TokenQuantization tokens;
+  DeviceBuffer hidden = DeviceBuffer();  // [M, K of the second]
+  DeviceBuffer codes = DeviceBuffer();
+  DeviceBuffer scales = DeviceBuffer();
+  DeviceBuffer workspaces[2] = {DeviceBuffer(), DeviceBuffer()};
+
+  void resize(const Plan& first, const Plan& second) {
+    const std::size_t elements = static_cast<std::size_t>(tokens.m * tokens.k);
+    require(hidden.resize(elements * 2));
+    require(codes.resize(elements));
+    require(scales.resize(static_cast<std::size_t>(tokens.m) * 4));
+    require(workspaces[0].resize(first.workspace_size()));
+    require(workspaces[1].resize(second.workspace_size()));
+  }
+  void spoil(cudaStream_t stream) {
+    for (DeviceBuffer* buffer : {&hidden, &codes, &scales}) require(buffer->poison(stream));
+  }
+  void enqueue(const Plan& one, const Plan& two, bool overlap, const void* a, void* d, cudaStream_t stream) {
+    Arguments arguments;
+    arguments.a = a;
+    arguments.weight = &first_weight;
+    arguments.d = hidden.data();
+    require(run(one, arguments, workspaces[0].data(), workspaces[0].size(), Stream(stream)));
+    TokenOptions options = on(Device::cuda());
+    options.overlap = overlap;
+    require(quantize_tokens(tokens, hidden.data(), codes.data(), scales.as<float>(), options, Stream(stream)));
+    arguments.a = codes.data();
+    arguments.weight = &second_weight;
+    arguments.d = d;
+    arguments.token_scale = scales.as<float>();
+    require(run(two, arguments, workspaces[1].data(), workspaces[1].size(), Stream(stream)));
+  }
+};
+
+Plan overlapped(const Problem& problem, const Plan& plain) {
+  PlanOptions options = on_cuda();
+  options.schedule = plain.schedule();
+  options.overlap = true;
+  return require(machete::plan(problem, options));
+}
+
+// Chain after chain through the same buffers with nothing but dependent launches between: the bits of plain ones.
+TEST_F(Tokens, BetweenTwoLinears) {
+  constexpr int kChains = 40;
+  const cudaStream_t stream = bench().stream();
+  for (const DataType code_type : {DataType::kS8, DataType::kE4m3}) {
+    for (const std::int64_t m : {1, 16, 150}) {
+      const Case first{make_problem(DataType::kBf16, m, 1024, 512)};
+      bench().prepare(first);
+      PrepackOptions prepack_options;
+      prepack_options.device = Device::cuda();
+      const PackedWeight first_weight = require(prepack(bench().weight(), prepack_options));
+      Case second{make_problem(code_type, m, 768, 1024)};
+      second.problem.epilogue.token_scale = true;
+      bench().prepare(second);
+      const Plan plain[] = {require(machete::plan(first.problem, on_cuda())),
+                            require(machete::plan(second.problem, on_cuda()))};
+      const Plan early[] = {overlapped(first.problem, plain[0]), overlapped(second.problem, plain[1])};
+      TokenQuantization tokens;
+      tokens.m = m;
+      tokens.k = 1024;
+      tokens.code_type = code_type;
+      Chain chain{first_weight, bench().packed(), tokens};
+      chain.resize(plain[0], plain[1]);
+
+      std::vector<DeviceBuffer> inputs(2);
+      std::vector<std::vector<std::uint8_t>> expected;
+      std::vector<DeviceBuffer> outputs(kChains);
+      for (DeviceBuffer& d : outputs) require(d.resize(static_cast<std::size_t>(m * 768) * 2));
+      for (DeviceBuffer& input : inputs) {
+        require(input.resize(static_cast<std::size_t>(m * 512) * 2));
+        require(testing::fill_activations(DataType::kBf16, input.data(), m, 512, 512, testing::ActivationFill::kNormal,
+                                          &input == inputs.data() ? 7 : 8, stream));
+        chain.spoil(stream);
+        chain.enqueue(plain[0], plain[1], false, input.data(), outputs[0].data(), stream);
+        require(cudaStreamSynchronize(stream), "plain launches");
+        expected.push_back(on_host(outputs[0]));
+      }
+      ASSERT_NE(expected[0], expected[1]);
+      for (int repetition = 0; repetition < 10; ++repetition) {
+        for (DeviceBuffer& d : outputs) require(d.poison(stream));
+        chain.spoil(stream);
+        for (int i = 0; i < kChains; ++i) {
+          const auto index = static_cast<std::size_t>(i);
+          chain.enqueue(early[0], early[1], true, inputs[index % 2].data(), outputs[index].data(), stream);
+        }
+        require(cudaStreamSynchronize(stream), "dependent launches");
+        for (std::size_t i = 0; i < outputs.size(); ++i) {
+          ASSERT_EQ(on_host(outputs[i]), expected[i % 2])
+              << name_of(code_type) << ", M=" << m << ", chain " << i << " of repetition " << repetition;
+        }
+      }
     }
   }
 }

@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -14,23 +15,11 @@ namespace {
 
 using Check = Workbench::Check;
 
-struct Pair {
-  WeightType w_type;
-  DataType a_type;
-};
-
-bool served(const Pair& pair) {
-  Problem problem = make_problem(pair.a_type, 1, 64, 64);
-  problem.w_type = pair.w_type;
-  const auto choices = list_schedules(problem, on_cuda());  // an error where no activations of the type meet the weight
-  return choices.ok() && !choices->empty();
-}
-
 // The pairs of types that have kernels, but for u4b8 with 16-bit activations, which the other tests are about.
 std::vector<Pair> served_pairs() {
   std::vector<Pair> pairs;
   for (const WeightType w_type : weight_types()) {
-    for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
+    for (const DataType a_type : kEveryActivationType) {
       const bool others = w_type == WeightType::kU4b8 && bits_of(a_type) == 16;
       if (!others && served({w_type, a_type})) pairs.push_back({w_type, a_type});
     }
@@ -115,12 +104,14 @@ TEST_F(Types, SmallIntegersThroughEverySchedule) {
 TEST_F(Types, Bounds) {
   std::uint64_t seed = 1000;
   for (const Pair& pair : served_pairs()) {
-    for (const bool fractional : {false, true}) {
+    for (const char* zero_points : {"integers", "fractions", "wide"}) {
+      const bool fractional = zero_points[0] != 'i';
       if (fractional && !has_zero_points(pair.w_type)) continue;
       for (const std::int64_t group_size : {-1, 16, 32, 48, 64, 96, 128, 192}) {
         for (const std::int64_t m : {1, 13, 40, 130}) {
           Case c = case_of(pair, m, 640, 2880, group_size);
           c.fractional_zero_points = fractional;
+          c.wide_zero_points = zero_points[0] == 'w';
           c.seed = ++seed;
           c.weight_seed = seed;
           try_every_schedule(c);
@@ -193,7 +184,7 @@ TEST_F(Types, PrepackedLikeOnTheCpu) {
 TEST_F(Types, ActOrder) {
   std::uint64_t seed = 3000;
   for (const WeightType w_type : {WeightType::kU4b8, WeightType::kU4}) {
-    for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
+    for (const DataType a_type : kEveryActivationType) {
       if (!served({w_type, a_type})) continue;
       for (const std::int64_t m : {1, 8, 30, 64, 300}) {
         for (const std::int64_t k : {1024, 1100}) {
@@ -232,6 +223,134 @@ TEST_F(Types, NanCodesAreRefused) {
   const auto packed = prepack(bench().weight(), options);
   ASSERT_FALSE(packed.ok());
   EXPECT_NE(packed.status().message().find("qweight[5, 7] is NaN"), std::string::npos) << packed.status().message();
+}
+
+// MXFP4 and NVFP4 with scales of their own types, and e4m3 in blocks of 128 x 128, as checkpoints hold them.
+TEST_F(Types, ScalesOfCheckpoints) {
+  struct Format {
+    WeightType w_type;
+    DataType scale_type;
+    std::int64_t group_size;
+    testing::ScaleFill scales;
+    bool tensor_scale;
+  };
+  const Format formats[] = {{WeightType::kE2m1, DataType::kE8m0, 32, testing::ScaleFill::kRandom, false},
+                            {WeightType::kE2m1, DataType::kE4m3, 16, testing::ScaleFill::kRandom, true},
+                            {WeightType::kE4m3, DataType::kBf16, 128, testing::ScaleFill::kBlocks, false}};
+  std::uint64_t seed = 4000;
+  for (const Format& format : formats) {
+    for (const DataType a_type : kEveryActivationType) {
+      if (!served({format.w_type, a_type})) continue;
+      const auto make = [&](std::int64_t m, std::int64_t n, std::int64_t k) {
+        Case c = case_of({format.w_type, a_type}, m, n, k, format.group_size);
+        if (format.scale_type != DataType::kBf16) c.scale_type = format.scale_type;
+        c.scales = format.scales;
+        c.seed = c.weight_seed = ++seed;
+        return c;
+      };
+      for (const std::int64_t rows : {576, 40, 8}) {
+        Case c = make(rows, 300, 576);
+        c.identity_from = rows < 576 ? 17 : 0;
+        c.tensor_scale = format.tensor_scale ? 0.25f : 1;
+        // A product of e4m3 and its scale has up to 12 bits; the others' are exact.
+        try_every_schedule(c, format.w_type == WeightType::kE2m1 ? Check::kExact : Check::kBounds);
+      }
+      for (const std::int64_t m : {1, 16, 64, 130}) {
+        Case c = make(m, 640, 2880);
+        c.tensor_scale = format.tensor_scale ? 0.37f : 1;
+        try_every_schedule(c);
+      }
+    }
+  }
+}
+
+// A row for each scale of e8m0 whose products are finite, the smallest of them subnormal, with all codes of e2m1.
+TEST_F(Types, EveryPowerOfTwoOfMxfp4) {
+  constexpr std::int64_t kRows = 252;  // 2^-127 ... 2^124
+  Case c = case_of({WeightType::kE2m1, DataType::kBf16}, 32, kRows, 32, 32);
+  if (!served({c.problem.w_type, c.problem.a_type})) GTEST_SKIP() << "no kernel";
+  c.scale_type = DataType::kE8m0;
+  c.identity_from = 0;
+  bench().prepare(c);
+  std::vector<std::uint8_t> scales(kRows);
+  std::vector<std::uint8_t> codes(kRows * 16);
+  for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<std::uint8_t>(i);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i % 16 | (15 - i % 16) << 4);
+  require(bench().scales().upload(scales.data(), scales.size()));
+  require(bench().qweight().upload(codes.data(), codes.size()));
+  PrepackOptions options;
+  options.device = Device::cuda();
+  const PackedWeight packed = require(prepack(bench().weight(), options));
+  for (const std::string& schedule : schedules_of(c.problem)) {
+    c.schedule = schedule;
+    bench().poison_output(c);
+    require(bench().run_plan(require(bench().make_plan(c)), packed));
+    const auto report = bench().check_output(c, Check::kExact);
+    require(report.status);
+    EXPECT_TRUE(report.passed) << "scale 2^" << report.worst_n - 127 << ", k " << report.worst_m << "\n  " << c;
+  }
+}
+
+// The largest sum that int32 holds, of the largest products.
+TEST_F(Types, SumsOfS8AreExactToTheLast) {
+  for (const WeightType w_type : {WeightType::kU8b128, WeightType::kU4b8}) {
+    Case c = case_of({w_type, DataType::kS8}, 3, 64, 131008, -1);
+    c.problem.d_type = DataType::kF32;
+    c.scales = testing::ScaleFill::kOne;
+    bench().prepare(c);
+    require(bench().qweight().fill(0));  // -128 and -8: with 4 bits the MMA's operand is 16 times that
+    require(bench().a().fill(0x80));     // -128
+    PrepackOptions options;
+    options.device = Device::cuda();
+    options.activation_bits = 8;
+    const PackedWeight packed = require(prepack(bench().weight(), options));
+    for (const std::string& schedule : schedules_of(c.problem)) {
+      c.schedule = schedule;
+      bench().poison_output(c);
+      require(bench().run_plan(require(bench().make_plan(c)), packed));
+      const auto report = bench().check_output(c, Check::kExact);
+      require(report.status);
+      EXPECT_TRUE(report.passed) << c;
+    }
+    bench().prepare_activations(c, bench().stream());
+  }
+}
+
+// A NaN among a token's e4m3 codes makes its row of D NaN, and no other.
+TEST_F(Types, NanActivationsPropagate) {
+  for (const WeightType w_type : {WeightType::kU4b8, WeightType::kE4m3, WeightType::kE2m1}) {
+    if (!served({w_type, DataType::kE4m3})) continue;
+    for (const std::int64_t m : {1, 40, 150}) {
+      for (const std::int64_t group_size : {-1, 32, 128}) {
+        Case c = case_of({w_type, DataType::kE4m3}, m, 200, 1024, group_size);
+        c.problem.d_type = DataType::kF32;
+        const auto token = static_cast<std::size_t>(m / 2);
+        for (const std::string& schedule : schedules_of(c.problem)) {
+          c.schedule = schedule;
+          ASSERT_TRUE(bench().try_case(c));
+          const std::vector<unsigned char> clean = bench().output();
+          const Plan plan = require(bench().make_plan(c));
+          for (const int nan : {0x7f, 0xff}) {
+            bench().prepare_activations(c, bench().stream());
+            require(cudaMemsetAsync(bench().a().as<char>() + token * 1024 + 77, nan, 1, bench().stream()), "a NaN");
+            bench().poison_output(c);
+            require(bench().run_plan(plan, bench().packed()));
+            const std::vector<unsigned char> found = bench().output();
+            for (std::size_t i = 0; i < found.size(); i += 4) {
+              if (i / 800 != token) {
+                ASSERT_EQ(std::memcmp(&found[i], &clean[i], 4), 0) << "element " << i / 4 << "\n  " << c;
+                continue;
+              }
+              float value = 0;
+              std::memcpy(&value, &found[i], 4);
+              ASSERT_TRUE(std::isnan(value)) << "element " << i / 4 << "\n  " << c;
+            }
+          }
+          bench().prepare_activations(c, bench().stream());
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

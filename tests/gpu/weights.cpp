@@ -139,6 +139,41 @@ TEST_F(Weights, SaveAndLoad) {
   }
 }
 
+TEST_F(Weights, EightBitOrdersAreSavedLoadedAndLeadBack) {
+  const std::string path = ::testing::TempDir() + "machete_gpu_weight_8";
+  const Pair pairs[] = {{WeightType::kU4b8, DataType::kS8},
+                        {WeightType::kS8, DataType::kS8},
+                        {WeightType::kU4b8, DataType::kE4m3},
+                        {WeightType::kE4m3, DataType::kE4m3},
+                        {WeightType::kE2m1, DataType::kE4m3}};
+  for (const Pair& pair : pairs) {
+    if (!served(pair)) continue;
+    for (const std::int64_t group_size : {-1, 32, 96}) {
+      Case c{make_problem(pair.a_type, 9, 130, 1001, group_size)};
+      c.problem.w_type = pair.w_type;
+      ASSERT_TRUE(bench().try_case(c));
+      const std::vector<unsigned char> expected = bench().output();
+      const std::vector<unsigned char> payload = payload_of(bench().packed());
+      require(save(bench().packed(), path));
+      for (const Device device : {Device::cuda(), Device::cpu()}) {
+        const PackedWeight loaded = require(load(path, device));
+        EXPECT_EQ(loaded.header().activation_bits, 8);
+        EXPECT_TRUE(payload_of(loaded) == payload) << c;
+        const HostCopy host(bench());
+        const UnpackedWeight back = require(unpack(loaded));
+        const bool nibbles = bits_of(pair.w_type) == 4;
+        EXPECT_TRUE((nibbles ? host.mask(back.qweight) : back.qweight) == (nibbles ? host.codes() : host.qweight)) << c;
+        EXPECT_TRUE(back.scales == host.scales) << c;
+      }
+      const PackedWeight loaded = require(load(path, Device::cuda()));
+      bench().poison_output(c);
+      require(bench().run_plan(require(bench().make_plan(c)), loaded));
+      EXPECT_TRUE(bench().output() == expected) << "a loaded weight gives another result\n  " << c;
+    }
+  }
+  std::remove(path.c_str());
+}
+
 TEST_F(Weights, ScalesThatAreNotFiniteAreRefusedBeforeAnythingIsWritten) {
   for (const DataType type : kActivationTypes) {
     const Case c{make_problem(type, 1, 100, 640, 64)};

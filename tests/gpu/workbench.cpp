@@ -28,7 +28,8 @@ void Workbench::prepare_weight(const Case& c) {
   std::ostringstream key;
   key << p.n << ' ' << p.k << ' ' << p.group_size << ' ' << static_cast<int>(p.a_type) << ' '
       << static_cast<int>(c.scales) << ' ' << c.weight_seed << ' ' << static_cast<int>(p.w_type) << ' '
-      << c.fractional_zero_points << ' ' << p.act_order << ' ' << c.tensor_scale << ' '
+      << c.fractional_zero_points << c.wide_zero_points << ' '
+      << static_cast<int>(c.scale_type.value_or(p.scale_type())) << ' ' << p.act_order << ' ' << c.tensor_scale << ' '
       << (p.epilogue.activation == Activation::kSwiglu);
   if (key.str() == weight_key_) return;
   weight_key_.clear();
@@ -39,7 +40,7 @@ void Workbench::prepare_weight(const Case& c) {
   weight_.n = p.n;
   weight_.k = p.k;
   weight_.group_size = p.group_size;
-  weight_.scale_type = p.scale_type();
+  weight_.scale_type = c.scale_type.value_or(p.scale_type());
   const std::int64_t groups = weight_.groups();
   require(qweight_.resize(static_cast<std::size_t>(p.n * weight_.row_bytes())));
   require(scales_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(weight_.scale_type)));
@@ -48,11 +49,11 @@ void Workbench::prepare_weight(const Case& c) {
   require(testing::fill_qweight(p.w_type, qweight_.data(), p.n, p.k, c.weight_seed, stream_));
   require(testing::fill_scales(weight_.scale_type, scales_.data(), groups, p.n, c.scales, c.weight_seed, stream_));
   if (has_zero_points(p.w_type)) {
-    weight_.zero_point_type = c.fractional_zero_points ? weight_.scale_type : DataType::kU8;
+    weight_.zero_point_type = c.fractional_zero_points ? p.scale_type() : DataType::kU8;
     require(zero_points_.resize(static_cast<std::size_t>(groups * p.n) * bytes_of(weight_.zero_point_type)));
     weight_.zero_points = zero_points_.data();
     require(testing::fill_zero_points(weight_.zero_point_type, bits_of(p.w_type), zero_points_.data(), groups, p.n,
-                                      c.weight_seed, stream_));
+                                      c.weight_seed, stream_, c.wide_zero_points));
   }
   if (p.act_order) {
     require(g_idx_.resize(static_cast<std::size_t>(p.k) * sizeof(std::int32_t)));
@@ -61,12 +62,12 @@ void Workbench::prepare_weight(const Case& c) {
   }
 
   const bool swiglu = p.epilogue.activation == Activation::kSwiglu;
-  const PackedHeader header = require(packed_header(weight_, weight_.scale_type, swiglu, bits_of(p.a_type)));
+  const PackedHeader header = require(packed_header(weight_, p.scale_type(), swiglu, bits_of(p.a_type)));
   require(packed_.resize(header.payload_bytes()));
   require(packed_.poison(stream_));
   PrepackOptions options;
   options.device = Device::cuda();
-  options.scale_type = weight_.scale_type;
+  options.scale_type = p.scale_type();
   options.activation_bits = bits_of(p.a_type);
   options.swiglu = swiglu;
   options.stream = Stream(stream_);
