@@ -5,8 +5,8 @@ of a row is (w - ŵ) H (w - ŵ)ᵀ, and the error made in one input feature can 
 rounded. The closed form for that is one row of the Cholesky factor of H⁻¹ a feature.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from machete._native import name_of
+from machete.course import course_of, evaluating
 from machete.model import layers_to_quantize
 from machete.weight import QuantizedWeight, quantize
 
@@ -74,39 +76,58 @@ def calibrate(
     """Quantises the layers of a model by what they do to `inputs`: for `machete.quantize_model(model, weights=...)`.
 
     `inputs` are batches, each given to the model as its only argument: token ids [B, T], a few thousand in all, of text
-    like that to come. Block after block of the model's longest `nn.ModuleList` (its decoder layers) is run, calibrated
-    and run again with the weights it then has, so that each block sees what it will see; a model whose layers lie
-    elsewhere too is calibrated in one go. **The model's float weights become the quantised values**, in its dtype.
-    `skip` is that of `quantize_model`; `dtype` that of the scales, by default the layer's, or bfloat16 for fp32. The
-    errors are those of `quantize_calibrated`, with the layer's name.
+    like that to come. Where one `nn.ModuleList` (the decoder layers) holds all layers to quantise, and each of its
+    blocks takes what the one before returns, block after block is run, calibrated and run again with the weights it
+    then has, so that each sees what it will see; other models are calibrated in one go. Layers that blocks share are
+    calibrated with the first of these. The model runs as in evaluation. **Its float weights become the quantised
+    values**, in its dtype. `skip` is that of `quantize_model`; `dtype` that of the scales, by default the layer's, or
+    bfloat16 for fp32. The errors are those of `quantize_calibrated`, with the layer's name.
     """
+    _check(weight, group_size, damping)
     layers = layers_to_quantize(model, skip)
     if not layers:
         raise ValueError("the model has no linear layer to quantise that is neither skipped nor tied; see skip=")
-    found: dict[str, QuantizedWeight] = {}
+    batches = list(inputs)
+    if not batches:
+        raise ValueError("inputs has no batch; give some, a few thousand tokens in all")
     names = {layer: name for name, layer in layers.items()}
-
-    def finish(moments: dict[nn.Linear, "_Moments"]) -> None:
-        for layer, seen in moments.items():
-            name = names[layer]
-            scale_type = dtype or (torch.bfloat16 if layer.weight.dtype == torch.float32 else layer.weight.dtype)
-            try:
-                quantized, values = _calibrated(layer.weight, seen.value, weight, group_size, scale_type, damping)
-            except (ValueError, NotImplementedError) as error:
-                raise type(error)(f"{name}: {error}") from None
-            layer.weight.data.copy_(values)
-            found[name] = quantized
-            bar.update()
-
-    with torch.no_grad(), tqdm(total=len(layers), desc=f"Calibrating {weight}", disable=not progress) as bar:
-        course = _course(model, names, list(inputs))
+    scale_types = {layer: dtype or _scale_type(layer.weight.dtype) for layer in names}
+    for layer, name in names.items():
+        with _named(name):
+            name_of("dtype", scale_types[layer])
+    found: dict[str, QuantizedWeight] = {}
+    bar = tqdm(total=len(layers), desc=f"Calibrating {weight}", disable=not progress)
+    with torch.no_grad(), evaluating(model), bar:
+        course = course_of(model, names, batches)
         for block in course.blocks:
             with ExitStack() as hooks:
-                moments = {layer: _Moments(layer, hooks) for layer in block.modules() if layer in names}
+                here = [layer for layer in block.modules() if layer in names and names[layer] not in found]
+                moments = {layer: _Moments(layer, hooks) for layer in here if isinstance(layer, nn.Linear)}
                 course.run(block)
-            finish(moments)
+            for layer, seen in moments.items():
+                name = names[layer]
+                with _named(name):
+                    quantized, values = _calibrated(
+                        layer.weight, seen.value, weight, group_size, scale_types[layer], damping
+                    )
+                layer.weight.data.copy_(values)
+                found[name] = quantized
+                bar.update()
             course.advance(block)
     return found
+
+
+def _scale_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype == torch.float32 else dtype
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of which layer an error is."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 class _Moments:
@@ -114,92 +135,35 @@ class _Moments:
 
     def __init__(self, layer: nn.Linear, hooks: ExitStack) -> None:
         self.value = torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device)
-        hooks.callback(layer.register_forward_pre_hook(self._add).remove)
+        hooks.callback(layer.register_forward_pre_hook(self._add, with_kwargs=True).remove)
 
-    def _add(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0].detach().reshape(-1, self.value.shape[0]).float()
+    def _add(self, _layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = arguments[0] if arguments else named["input"]
+        x = x.detach().reshape(-1, self.value.shape[0]).float()
         self.value.addmm_(x.T, x)
 
 
-class _Stop(Exception):
-    """Ends a model's forward pass where its first block begins."""
-
-
-class _Whole:
-    """A model that is calibrated in one go."""
-
-    def __init__(self, model: nn.Module, batches: list[Any]) -> None:
-        self._batches = batches
-        self.blocks = [model]
-
-    def run(self, block: nn.Module) -> None:
-        for batch in self._batches:
-            block(batch)
-
-    def advance(self, block: nn.Module) -> None:
-        pass
-
-
-class _Chain:
-    """A model's blocks, each of which takes what the one before has made of the inputs."""
-
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, batches: list[Any]) -> None:
-        self.blocks = list(blocks)
-        self._calls: list[tuple[list[Any], dict[str, Any]]] = []  # of the next block, a batch each
-
-        def catch(_block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._calls.append((list(arguments), named))
-            raise _Stop
-
-        config = getattr(model, "config", None)
-        caches = getattr(config, "use_cache", False)  # which would grow with every run of a block
-        hook = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-        try:
-            if caches:
-                config.use_cache = False
-            for batch in batches:
-                with suppress(_Stop):
-                    model(batch)
-        finally:
-            hook.remove()
-            if caches:
-                config.use_cache = True
-
-    def run(self, block: nn.Module) -> None:
-        for arguments, named in self._calls:
-            block(*arguments, **named)
-
-    def advance(self, block: nn.Module) -> None:
-        for arguments, named in self._calls:
-            result = block(*arguments, **named)
-            arguments[0] = result[0] if isinstance(result, tuple) else result
-
-
-def _course(model: nn.Module, layers: Iterable[nn.Linear], batches: list[Any]) -> _Chain | _Whole:
-    """How to go through a model: block after block, where one list of blocks holds all the layers."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    blocks = max(lists, key=len, default=None)
-    if blocks is None or not set(layers) <= set(blocks.modules()):
-        return _Whole(model, batches)
-    return _Chain(model, blocks, batches)
+def _check(weight_type: str, group_size: int, damping: float) -> _Codes:
+    """What can be said before there are weights and inputs."""
+    if weight_type not in _CODES:
+        raise NotImplementedError(
+            f"weight_type={weight_type} cannot be calibrated, only {', '.join(_CODES)}; use machete.quantize"
+        )
+    if group_size != -1 and (group_size <= 0 or group_size % 16 != 0):
+        raise ValueError(f"group_size={group_size} must be -1 or a multiple of 16")
+    if not 0 < damping < float("inf"):
+        raise ValueError(f"damping={damping} must be positive; 0.01 is usual")
+    return _CODES[weight_type]
 
 
 def _calibrated(
     weight: Tensor, moments: Tensor, weight_type: str, group_size: int, dtype: torch.dtype, damping: float
 ) -> tuple[QuantizedWeight, Tensor]:
     """The quantised weight, and its values [N, K] in fp32."""
-    if weight_type not in _CODES:
-        raise NotImplementedError(
-            f"weight_type={weight_type} cannot be calibrated, only {', '.join(_CODES)}; use machete.quantize"
-        )
-    codes = _CODES[weight_type]
+    codes = _check(weight_type, group_size, damping)
     n, k = weight.shape
-    if group_size != -1 and (group_size <= 0 or group_size % 16 != 0):
-        raise ValueError(f"group_size={group_size} must be -1 or a multiple of 16")
     if moments.shape != (k, k):
         raise ValueError(f"moments of {list(moments.shape)} must be [K, K] with the weight's K={k}")
-    if not damping > 0:
-        raise ValueError(f"damping={damping} must be positive; 0.01 is usual")
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds NaN or Inf; repair the checkpoint")
     if not torch.isfinite(moments).all():
@@ -253,8 +217,14 @@ def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
     mean = diagonal.mean()
     diagonal[diagonal == 0] = mean
     diagonal += damping * mean
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    return torch.linalg.cholesky(inverse, upper=True)
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+        return torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            f"the moments with damping={damping} are not positive definite; take more damping, say {10 * damping:g}, "
+            "or more inputs"
+        ) from None
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Calibration: what GPTQ must gain, what it must leave alone, and how a model takes what it finds."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -71,6 +72,7 @@ def test_zero_weights_stay_zero():
         ({"moments": torch.eye(128) * float("nan")}, ValueError, "the moments hold NaN or Inf"),
         ({"moments": torch.zeros(128, 128)}, ValueError, "no inputs have reached the layer"),
         ({"damping": 0.0}, ValueError, "damping=0.0 must be positive"),
+        ({"moments": torch.eye(128) - 2}, ValueError, "damping=0.01 are not positive definite; take more damping"),
         ({"weight": torch.full((48, 128), float("inf"))}, ValueError, "the weight holds NaN or Inf"),
     ],
 )
@@ -176,3 +178,15 @@ def test_weights_of_other_sizes_are_refused_before_anything_changes():
     with pytest.raises(ValueError, match="layers.2.down: its weight of 128 x 64 must be 64 x 128"):
         machete.quantize_model(model, "u4b8", 32, skip=["head"], weights=weights)
     assert not any(isinstance(module, machete.Linear) for module in model.modules())
+
+
+def test_weights_that_cannot_be_packed_are_refused_before_anything_changes():
+    model = Chain().half()
+    inputs = [correlated(100, 64)]
+    found = machete.calibrate(Chain(), inputs, "u4b8", 32, skip=["head"])
+    found["layers.2.up"] = dataclasses.replace(found["layers.2.up"], scales=found["layers.2.up"].scales * 1e-6)
+    with pytest.raises(ValueError, match=r"layers.2.up: scales\[0, 0\]=.* has no exact f16 value; set round_scales"):
+        machete.quantize_model(model, skip=["head"], weights=found)
+    assert not any(isinstance(module, machete.Linear) for module in model.modules())
+    machete.quantize_model(model, skip=["head"], weights=found, round_scales=True)
+    assert model.layers[2].up.packed().unpack().scales.dtype == torch.float16
