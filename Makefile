@@ -81,7 +81,7 @@ format-check: ## Fail if a source is not formatted
 	@scripts/sources.sh all | xargs clang-format-14 --dry-run --Werror
 	@echo "format: ok"
 
-lint: ## clang-tidy on the core and the command, ruff on the Python; warnings are errors
+lint: ## clang-tidy on the core and the command, ruff and mypy on the Python; warnings are errors
 	@scripts/setup.sh build test python lint
 	@scripts/lint.sh $(BUILD)
 

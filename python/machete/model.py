@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +22,9 @@ def is_skipped(name: str, skip: Sequence[str]) -> bool:
 
 def default_skip(model: nn.Module) -> list[str]:
     """The layer that makes logits of hidden states: most sensitive, and often tied to the embedding."""
-    if hasattr(model, "get_output_embeddings"):
-        head = model.get_output_embeddings()
+    output: Any = getattr(model, "get_output_embeddings", None)
+    if output is not None:
+        head = output()
         return [name for name, module in model.named_modules() if module is head]
     return ["lm_head"]
 
