@@ -53,7 +53,7 @@ clean: ## Remove what was built and written; .deps/ and .venv/ stay
 	rm -rf build out
 
 ##@ GPU
-gpu-test: ## Run the GPU tests and write bench/results/gpu-tests.json; PREBUILT=dir runs binaries built elsewhere
+gpu-test: ## Run the GPU tests, of Python too, into bench/results/gpu-tests.json; PREBUILT=dir runs binaries built elsewhere
 	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
 	@scripts/gpu_test.sh $(GPU_BUILD) $(ARGS)
 
