@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("page", "count"), [("python.md", 8), ("migration.md", 2)])
+@pytest.mark.parametrize(("page", "count"), [("quickstart.md", 4), ("python.md", 8), ("migration.md", 2)])
 def test_code_blocks_run(page, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text()
