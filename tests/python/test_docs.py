@@ -8,7 +8,11 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("page", "count"), [("quickstart.md", 4), ("python.md", 8), ("migration.md", 2)])
+PAGES = {"quickstart.md": 4, "python.md": 8, "migration.md": 2}
+PAGES |= {f"formats/{name}.md": 1 for name in ("gptq", "awq", "pack-quantized", "int-quantized")}
+
+
+@pytest.mark.parametrize(("page", "count"), PAGES.items())
 def test_code_blocks_run(page, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / page).read_text()
