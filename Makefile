@@ -89,6 +89,7 @@ quality: ## Measure the quantisation error on real weights, into docs/quality.md
 	@scripts/setup.sh build demo
 	@scripts/build.sh $(BUILD) machete_cli
 	@scripts/quality.py $(BUILD)/bin/machete docs/quality.md
+	@scripts/quality_tables.py docs/quality.md
 
 docs: ## Regenerate docs/support-matrix.md from the registry
 	@scripts/setup.sh build
