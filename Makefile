@@ -45,6 +45,10 @@ setup: ## Install what is missing (as root or with sudo) and fetch the header wh
 build: ## Build everything for this machine, in build/cuda or build/cpu
 	@INSTANCES='$(INSTANCES)' JOBS=$(JOBS) scripts/build.sh $(BUILD)
 
+wheel: ## The Python package as a manylinux wheel, in out/wheels/; CUDA=OFF leaves the kernels out
+	@scripts/setup.sh build python wheel
+	@scripts/wheel.sh $(CUDA)
+
 fuzz: ## Fuzz the readers of checkpoints, ten minutes each; ARGS=seconds
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(or $(ARGS),600)
@@ -97,4 +101,4 @@ docs: ## Regenerate docs/support-matrix.md from the registry
 	@$(BUILD)/bin/machete list --json | scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
-.PHONY: help demo demo-llm test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs
+.PHONY: help demo demo-llm test setup build wheel fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs
