@@ -45,6 +45,10 @@ setup: ## Install what is missing (as root or with sudo) and fetch the header wh
 build: ## Build everything for this machine, in build/cuda or build/cpu
 	@INSTANCES='$(INSTANCES)' JOBS=$(JOBS) scripts/build.sh $(BUILD)
 
+wheel: ## The Python package as a manylinux wheel, in out/wheels/; CUDA=OFF leaves the kernels out
+	@scripts/setup.sh build python wheel
+	@scripts/wheel.sh $(CUDA)
+
 fuzz: ## Fuzz the readers of checkpoints, ten minutes each; ARGS=seconds
 	@scripts/setup.sh build fuzz
 	@scripts/fuzz.sh $(or $(ARGS),600)
@@ -53,7 +57,7 @@ clean: ## Remove what was built and written; .deps/ and .venv/ stay
 	rm -rf build out
 
 ##@ GPU
-gpu-test: ## Run the GPU tests and write bench/results/gpu-tests.json; PREBUILT=dir runs binaries built elsewhere
+gpu-test: ## Run the GPU tests, of Python too, into bench/results/gpu-tests.json; PREBUILT=dir runs binaries built elsewhere
 	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
 	@scripts/gpu_test.sh $(GPU_BUILD) $(ARGS)
 
@@ -81,7 +85,7 @@ format-check: ## Fail if a source is not formatted
 	@scripts/sources.sh all | xargs clang-format-14 --dry-run --Werror
 	@echo "format: ok"
 
-lint: ## clang-tidy on the core and the command, ruff on the Python; warnings are errors
+lint: ## clang-tidy on the core and the command, ruff and mypy on the Python; warnings are errors
 	@scripts/setup.sh build test python lint
 	@scripts/lint.sh $(BUILD)
 
@@ -89,9 +93,10 @@ quality: ## Measure the quantisation error on real weights, into docs/quality.md
 	@scripts/setup.sh build demo
 	@scripts/build.sh $(BUILD) machete_cli
 	@scripts/quality.py $(BUILD)/bin/machete docs/quality.md
+	@scripts/quality_tables.py docs/quality.md
 
 docs: ## Regenerate docs/support-matrix.md from the manifest and the tuning tables
 	@scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
-.PHONY: help demo demo-llm test setup build fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs
+.PHONY: help demo demo-llm test setup build wheel fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs

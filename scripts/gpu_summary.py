@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Condenses a run of the GPU tests into the summary that is committed with the benchmark's results.
 
-usage: gpu_summary.py GTEST_JSON [SUMMARY_JSON]
+usage: gpu_summary.py GTEST_JSON [SUMMARY_JSON] [--python JUNIT_XML]
 
 Reads what `gpu_tests --gtest_output=json:GTEST_JSON` wrote, prints a summary and writes it to SUMMARY_JSON
 (bench/results/gpu-tests.json). Fails if a test failed or none ran. Where every test was skipped, as without a GPU, it
-says so and leaves an existing summary alone. The commit comes from git, or else from MACHETE_COMMIT.
+says so and leaves an existing summary alone. The commit comes from git, or else from MACHETE_COMMIT. What pytest wrote
+to JUNIT_XML is counted by itself, under "python": null where there is no such file, since those tests did not run.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -51,7 +53,28 @@ def seconds(text):
     return float(str(text).rstrip("s") or 0)
 
 
-def summarise(report):
+def of_python(path):
+    """The counts of pytest's report, and what failed."""
+    if path is None or not path.is_file():
+        return None, []
+    suites = list(xml.etree.ElementTree.parse(path).getroot().iter("testsuite"))
+    total = {name: sum(int(suite.get(name, 0)) for suite in suites) for name in ("tests", "skipped")}
+    failures = []
+    for case in (case for suite in suites for case in suite.iter("testcase")):
+        amiss = [entry for kind in ("failure", "error") for entry in case.findall(kind)]
+        if amiss:
+            name = f"{case.get('classname')}.{case.get('name')}"
+            failures.append({"test": name, "messages": [entry.get("message", "") for entry in amiss]})
+    counts = {
+        "passed": total["tests"] - total["skipped"] - len(failures),
+        "failed": len(failures),
+        "skipped": total["skipped"],
+        "seconds": round(sum(float(suite.get("time", 0)) for suite in suites), 1),
+    }
+    return counts, failures
+
+
+def summarise(report, python, python_failures):
     passed, skipped, failures = 0, 0, []
     for suite in report.get("testsuites", []):
         for test in suite.get("testsuite", []):
@@ -72,7 +95,8 @@ def summarise(report):
         "failed": len(failures),
         "skipped": skipped,
         "seconds": round(seconds(report.get("time", "0s")), 1),
-        "failures": failures,
+        "python": python,
+        "failures": failures + python_failures,
     }
 
 
@@ -86,6 +110,7 @@ def main():
         nargs="?",
         default=ROOT / "bench" / "results" / "gpu-tests.json",
     )
+    parser.add_argument("--python", metavar="JUNIT_XML", type=pathlib.Path)
     arguments = parser.parse_args()
 
     try:
@@ -93,7 +118,8 @@ def main():
     except (OSError, ValueError) as error:
         print(f"gpu_summary: cannot read {arguments.report}: {error}; run gpu_tests again", file=sys.stderr)
         return 1
-    summary = summarise(report)
+    python, python_failures = of_python(arguments.python)
+    summary = summarise(report, python, python_failures)
 
     for failure in summary["failures"]:
         print(f"FAILED {failure['test']}")
@@ -108,8 +134,9 @@ def main():
         return 0
     arguments.summary.parent.mkdir(parents=True, exist_ok=True)
     arguments.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    print(f"gpu tests: {counts}; summary in {arguments.summary}")
-    return 1 if summary["failed"] > 0 else 0
+    beside = "not run" if python is None else "{passed} passed, {failed} failed, {skipped} skipped".format(**python)
+    print(f"gpu tests: {counts}; of Python: {beside}; summary in {arguments.summary}")
+    return 1 if summary["failures"] else 0
 
 
 if __name__ == "__main__":

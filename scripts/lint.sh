@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# usage: lint.sh BUILD_DIR      clang-tidy over the library and the command, ruff over the Python; warnings are errors.
+# usage: lint.sh BUILD_DIR      clang-tidy over the library and the command, ruff and mypy over the Python; warnings are errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
@@ -7,5 +7,7 @@ scripts/build.sh "$build" machete_build_info  # the compile commands, and the ge
 echo "-- clang-tidy over $(scripts/sources.sh core | wc -l) files"
 scripts/sources.sh core | xargs -P "$(nproc)" -n 1 clang-tidy-14 -p "$build" --quiet 2> >(grep -v 'warnings generated' >&2)
 echo "-- ruff"
-.venv/bin/ruff check --quiet --no-cache --line-length 120 --select E,F,W,I,B,UP .
+.venv/bin/ruff check --quiet --no-cache .
+echo "-- mypy"
+.venv/bin/mypy --no-error-summary
 echo "lint: ok"

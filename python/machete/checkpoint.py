@@ -6,6 +6,7 @@ The formats' details are in C++ (src/formats, docs/formats.md) and nowhere else;
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -45,11 +46,15 @@ def find_layers(files: Sequence[str | os.PathLike[str]]) -> list[FoundLayer]:
 
     ValueError: tensors that contradict each other, damaged files; OSError.
     """
-    found = native.find_layers([os.fspath(file) for file in files])
+    found: Sequence[Any] = native.find_layers([os.fspath(file) for file in files])
     return [
-        FoundLayer(*(str(v) if isinstance(v, str) else v for v in values), tuple(str(part) for part in parts))
+        FoundLayer(*map(_plain, values), tuple(str(part) for part in parts))  # type: ignore[call-arg]
         for *values, parts in found
     ]
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value  # the library's strings are a subclass
 
 
 def read_layer(tensors: Mapping[str, Tensor], format: str | None = None) -> QuantizedWeight:

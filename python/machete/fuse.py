@@ -32,7 +32,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
             weight = _concatenate(layers)
             if weight is not None:
                 _fuse_qkv(module, _join(layers, weight, swiglu=False))
-        elif _has(module, _GATE_UP) and _is_gated_mlp(type(module)) and _is_silu(getattr(module, "act_fn", None)):
+        elif _has(module, _GATE_UP) and _is_gated_mlp(_class_of(module)) and _is_silu(getattr(module, "act_fn", None)):
             layers = [getattr(module, name) for name in _GATE_UP]
             weight = _concatenate(layers)
             if weight is not None and layers[0].bias is None:  # the epilogue adds none before the activation
@@ -53,6 +53,10 @@ def fuse_empty(model: nn.Module, tensor_names: Iterable[str]) -> None:
                 fuse(module, _empty(layers, swiglu=parts is _GATE_UP))
 
 
+def _class_of(module: nn.Module) -> Any:
+    return type(module)  # a key of caches, which typing thinks nn.Module's is not
+
+
 def _has(module: nn.Module, names: Sequence[str]) -> bool:
     return all(isinstance(getattr(module, name, None), Linear) for name in names)
 
@@ -69,19 +73,26 @@ def _concatenate(layers: Sequence[Linear]) -> QuantizedWeight | None:
     weights = [layer.packed().unpack() for layer in layers]
     zero_points, g_idx = weights[0].zero_points, weights[0].g_idx
     for weight in weights[1:]:
-        if (weight.g_idx is None) != (g_idx is None) or (g_idx is not None and not torch.equal(weight.g_idx, g_idx)):
+        if not _equal(weight.g_idx, g_idx) or _dtype(weight.zero_points) != _dtype(zero_points):
             return None
-        if zero_points is not None and weight.zero_points.dtype != zero_points.dtype:
-            return None
+    zeros = [weight.zero_points for weight in weights if weight.zero_points is not None]
     return QuantizedWeight(
         torch.cat([weight.qweight for weight in weights]),
         torch.cat([weight.scales for weight in weights], dim=1),
-        None if zero_points is None else torch.cat([weight.zero_points for weight in weights], dim=1),
+        torch.cat(zeros, dim=1) if zeros else None,
         weights[0].weight_type,
         weights[0].k,
         weights[0].group_size,
         g_idx,
     )
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
+
+
+def _dtype(tensor: Tensor | None) -> torch.dtype | None:
+    return None if tensor is None else tensor.dtype
 
 
 def _join(layers: Sequence[Linear], weight: QuantizedWeight, swiglu: bool) -> Linear:
@@ -104,13 +115,13 @@ def _empty(layers: Sequence[Linear], swiglu: bool) -> Linear:
     )
 
 
-def _fuse_qkv(module: nn.Module, joined: Linear) -> None:
+def _fuse_qkv(module: Any, joined: Linear) -> None:
     module.qkv_sizes = [getattr(module, name).out_features for name in _QKV]
-    _replace(module, _QKV, "qkv_proj", joined, _attention_class(type(module)))
+    _replace(module, _QKV, "qkv_proj", joined, _attention_class(_class_of(module)))
 
 
 def _fuse_gate_up(module: nn.Module, joined: Linear) -> None:
-    _replace(module, _GATE_UP, "gate_up_proj", joined, _mlp_class(type(module)))
+    _replace(module, _GATE_UP, "gate_up_proj", joined, _mlp_class(_class_of(module)))
 
 
 def _replace(module: nn.Module, parts: Sequence[str], name: str, joined: Linear, fused: type[nn.Module]) -> None:
@@ -139,7 +150,7 @@ def _rebuild(make: Callable[[type[nn.Module]], type[nn.Module]], base: type[nn.M
 class _Ready:
     """An attention module whose projections of one x are computed already."""
 
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
+    def __init__(self, module: Any, x: Tensor) -> None:
         parts = module.qkv_proj(x).split(module.qkv_sizes, dim=-1)
         self._module = module
         self.q_proj, self.k_proj, self.v_proj = (self._projection(x, parts, i) for i in range(3))
@@ -166,7 +177,7 @@ def _attention_class(base: type[nn.Module]) -> type[nn.Module]:
 
 @cache
 def _mlp_class(base: type[nn.Module]) -> type[nn.Module]:
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Any:
         return self.down_proj(self.gate_up_proj(x))
 
     return _subclass(base, _mlp_class, forward)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from machete._native import name_of, native
 from machete.fuse import fuse_model
 from machete.linear import Linear
-from machete.weight import QuantizedWeight, prepack
+from machete.weight import PackedWeight, QuantizedWeight, prepack
 
 
 def is_skipped(name: str, skip: Sequence[str]) -> bool:
@@ -21,8 +22,9 @@ def is_skipped(name: str, skip: Sequence[str]) -> bool:
 
 def default_skip(model: nn.Module) -> list[str]:
     """The layer that makes logits of hidden states: most sensitive, and often tied to the embedding."""
-    if hasattr(model, "get_output_embeddings"):
-        head = model.get_output_embeddings()
+    output: Any = getattr(model, "get_output_embeddings", None)
+    if output is not None:
+        head = output()
         return [name for name, module in model.named_modules() if module is head]
     return ["lm_head"]
 
@@ -66,6 +68,7 @@ def quantize_model(
     skip: Sequence[str] | None = None,
     *,
     weights: Mapping[str, QuantizedWeight] | None = None,
+    round_scales: bool = False,
     search: bool = True,
     fuse: bool = False,
     progress: bool = False,
@@ -75,10 +78,10 @@ def quantize_model(
     Layers run with the dtype they have, bfloat16 or float16, on the device they lie on. `skip` names layers that stay:
     full dotted names, ends of them, or globs; by default the output layer (`lm_head`). Layers that share their weight
     with another module stay too. `weights`: what layers of these names take instead of being rounded to nearest, say
-    from `machete.calibrate`. `fuse` fuses projections afterwards (`fuse_model`). One layer
-    after another is quantised, and its float weight let go before the next.
-    What can be known beforehand (dtypes, sizes, NaN and Inf) is checked before any layer changes: ValueError,
-    NotImplementedError.
+    from `machete.calibrate`; scales among them that the layer's dtype cannot hold are refused, or with `round_scales`
+    rounded. `fuse` fuses projections afterwards (`fuse_model`). One layer after another is quantised, and its float
+    weight let go before the next. What can fail (dtypes, sizes, NaN and Inf, `weights` that cannot be packed) does so
+    before any layer changes: ValueError, NotImplementedError.
     """
     weights = weights or {}
     layers = layers_to_quantize(model, skip)
@@ -87,6 +90,7 @@ def quantize_model(
     for name in weights:
         if name not in layers:
             raise ValueError(f"weights has '{name}', which is none of the layers to quantise; see skip=")
+    packed: dict[str, PackedWeight] = {}  # of `weights`; in CPU memory
     for name, layer in layers.items():
         dtype = layer.weight.dtype
         sizes = (layer.out_features, layer.in_features)
@@ -103,13 +107,17 @@ def quantize_model(
             raise ValueError(f"{name}: its weight is on the meta device; load the model first")
         if not torch.isfinite(layer.weight).all():
             raise ValueError(f"{name}: its weight holds NaN or Inf; repair the checkpoint")
+    for name, given in weights.items():
+        try:
+            packed[name] = prepack(given, dtype=layers[name].weight.dtype, device="cpu", round_scales=round_scales)
+        except (ValueError, NotImplementedError) as error:
+            raise type(error)(f"{name}: {error}") from None
 
     names = list(layers)
     for name in tqdm(names, desc=f"Quantising to {weight}", unit="layer", disable=not progress):
         layer = layers.pop(name)
         if name in weights:
-            packed = prepack(weights[name], dtype=layer.weight.dtype, device=layer.weight.device)
-            quantized = Linear.from_packed(packed, layer.bias)
+            quantized = Linear.from_packed(packed.pop(name).to(layer.weight.device), layer.bias)
         else:
             quantized = Linear.from_float(layer, weight=weight, group_size=group_size, search=search)
         quantized.train(layer.training)

@@ -58,7 +58,7 @@ class Config(QuantizationConfigMixin):
             )
         if round_scales and not backend:
             raise ValueError("round_scales is for checkpoints that are quantised; add backend='machete'")
-        self.quant_method = METHOD
+        self.quant_method = METHOD  # type: ignore[assignment]  # transformers knows its own alone
         self.weight = "u4b8" if weight is None else weight
         self.group_size = 128 if group_size is None else group_size
         self.skip = None if skip is None else list(skip)
@@ -107,7 +107,7 @@ def _merge_ours(source: Any, given: Any) -> Any:
 
 
 _merge_of_transformers = AutoHfQuantizer.merge_quantization_configs
-AutoHfQuantizer.merge_quantization_configs = staticmethod(_merge)
+AutoHfQuantizer.merge_quantization_configs = staticmethod(_merge)  # type: ignore[method-assign]
 
 
 @register_quantizer(METHOD)
@@ -148,7 +148,7 @@ class Quantizer(HfQuantizer):
         if self.pre_quantized:
             names = {name for file in checkpoint_files or () for name in _tensor_names(file)}
             for name in self._layers:
-                layer = model.get_submodule(name)
+                layer: Any = model.get_submodule(name)
                 bias = layer.bias is not None or f"{name}.bias" in names
                 model.set_submodule(name, self._empty(layer, config.weight, config.group_size, bias))
             fuse_empty(model, names)
@@ -178,7 +178,7 @@ class Quantizer(HfQuantizer):
             name = _find_in_model(model, entry)
             if name is None:
                 continue
-            layer = model.get_submodule(name)
+            layer: Any = model.get_submodule(name)
             bias = layer.bias is not None or f"{entry.name}.bias" in names
             model.set_submodule(name, self._empty(layer, entry.weight_type, entry.group_size, bias))
             self._formats[name] = entry.format
@@ -188,7 +188,7 @@ class Quantizer(HfQuantizer):
         self.quantization_config = Config(weight, group_size, left)  # what is saved: the layers are ours from now on
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
-        name, _, parameter = param_name.rpartition(".")
+        name, parameter = param_name.rpartition(".")[::2]
         return parameter == "weight" and name in self._layers
 
     def get_weight_conversions(self) -> list[Any]:
@@ -200,7 +200,7 @@ class Quantizer(HfQuantizer):
         class Repack(ConversionOps):
             """Puts a layer's tensors, as they come from the files, into the order of the kernels."""
 
-            def convert(
+            def convert(  # type: ignore[override]  # by the names it is called with
                 self, input_dict: dict[str, Any], *_: Any, full_layer_name: str, model: nn.Module, **__: Any
             ) -> dict[str, torch.Tensor]:
                 tensors = {_suffix_of(pattern): values[0] for pattern, values in input_dict.items()}
@@ -215,7 +215,7 @@ class Quantizer(HfQuantizer):
 
     def _repack(self, parameter: str, tensors: dict[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
         name = parameter.removesuffix(_TARGET)
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         if self._failure is None:
             try:
                 weight = read_layer(tensors, self._formats[name])
@@ -234,7 +234,7 @@ class Quantizer(HfQuantizer):
         class Quantize(ConversionOps):
             """Turns a layer's float weight, as it comes from the file, into a quantised layer."""
 
-            def convert(
+            def convert(  # type: ignore[override]
                 self,
                 input_dict: dict[str, Any],
                 source_patterns: list[str] | None = None,
@@ -248,7 +248,7 @@ class Quantizer(HfQuantizer):
                 (value,) = input_dict.values()
                 value = value[0] if isinstance(value, list) else value
                 name = full_layer_name.removesuffix(".weight")
-                layer = model.get_submodule(name)
+                layer: Any = model.get_submodule(name)
                 layer.weight = nn.Parameter(value, requires_grad=False)
                 quantized = Linear.from_float(layer, weight=config.weight, group_size=config.group_size)
                 quantized.bias = layer.bias  # read already, or about to be
@@ -258,7 +258,7 @@ class Quantizer(HfQuantizer):
 
         return Quantize()
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> nn.Module:
         if self._failure is not None:
             raise ValueError(self._failure)
         if self._formats:  # what was repacked is saved as it is, not as it was
@@ -295,7 +295,7 @@ def _suffix_of(pattern: str) -> str:
     return pattern.removeprefix(r"\.").removesuffix("$")
 
 
-def _find_in_model(model: nn.Module, entry: FoundLayer) -> str | None:
+def _find_in_model(model: Any, entry: FoundLayer) -> str | None:
     """The name that a checkpoint's layer has in the model; None if the model leaves it out on purpose.
 
     NotImplementedError, ValueError: a layer that Machete has no kernel for, or that is no linear layer of the model.
@@ -337,7 +337,8 @@ def describe(model: nn.Module, *, weight: str, group_size: int, skip: Sequence[s
     if not isinstance(model, PreTrainedModel):
         return
     config = Config(weight, group_size, default_skip(model) if skip is None else skip)
-    model.hf_quantizer = Quantizer(config, pre_quantized=False)
-    model.config.quantization_config = config
-    model.quantization_method = METHOD
-    model.is_quantized = True
+    described: Any = model
+    described.hf_quantizer = Quantizer(config, pre_quantized=False)
+    described.config.quantization_config = config
+    described.quantization_method = METHOD
+    described.is_quantized = True

@@ -13,7 +13,7 @@ from machete._native import DTYPES, name_of, native
 HEADER_BYTES = 128
 
 
-def _tensors(parts: Sequence[Any]) -> Iterator[Tensor | None]:
+def _tensors(parts: Sequence[Any]) -> Iterator[Any]:
     """What the library returns, as torch's tensors: newer versions of tvm-ffi have converted it already."""
     return (None if part is None else torch.from_dlpack(part) for part in parts)
 
@@ -65,10 +65,15 @@ class PackedWeight:
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "PackedWeight":
-        """Reads the header. ValueError: no packed weight, another version of the order, a damaged header."""
+        """Reads the header, and the order of K behind an act-order weight, which a run follows without looking.
+
+        ValueError: no packed weight, another version of the layout, a damaged header or order.
+        """
         data = aligned(data)
-        start = data[:HEADER_BYTES].cpu()  # of CUDA tensors nothing else is copied
-        weight_type, scale_type, n, k, group_size, swiglu = native.header(start, data.numel())
+        start = data[:HEADER_BYTES].cpu()  # of CUDA tensors nothing is copied but this and the order
+        weight_type, scale_type, n, k, group_size, swiglu, order_bytes = native.header(start, data.numel())
+        if order_bytes > 0:
+            native.check_permutation(data[-order_bytes:].cpu(), k)
         return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type], swiglu)
 
     @property

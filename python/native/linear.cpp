@@ -119,9 +119,9 @@ PlanCache& plan_cache() {
   return *cache;
 }
 
-// Elements between the rows of a matrix whose rows are contiguous; 0, the default, where there is but one.
+// Elements between the rows of a matrix whose rows are contiguous; 0, the default, where there is but one or none.
 std::int64_t row_stride(const char* name, const TensorView& matrix) {
-  if (matrix.ndim() != 2 || (matrix.size(1) > 1 && matrix.stride(1) != 1)) {
+  if (matrix.ndim() != 2 || (matrix.size(0) > 0 && matrix.size(1) > 1 && matrix.stride(1) != 1)) {
     raise(StatusCode::kInvalidArgument,
           fmt::format("{} of {} must have 2 dimensions and contiguous rows; reshape it", name, describe(matrix)));
   }

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/validate.h"
 #include "native/canonical.h"
 #include "native/packed.h"
 #include "native/status.h"
@@ -104,13 +105,30 @@ Tensor dequantize(TensorView packed) {
   return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {view.n, view.k});
 }
 
-// weight_type, scale_type, n, k, group_size, swiglu
-using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t, bool>;
+// weight_type, scale_type, n, k, group_size, swiglu, and the bytes at the end that are an order of K
+using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t, bool, std::int64_t>;
 
 Header header(TensorView start, std::int64_t bytes) {
   const PackedHeader h = read_header(start, bytes);
   const auto name = [](auto type) { return String{std::string(name_of(type))}; };
-  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size, h.swiglu != 0);
+  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size, h.swiglu != 0,
+                static_cast<std::int64_t>(h.permutation_bytes));
+}
+
+// The bytes that header() tells of, in CPU memory.
+void check_permutation(TensorView bytes, std::int64_t k) {
+  check_contiguous("permutation", bytes, 1);
+  check_on_cpu("permutation", bytes);
+  std::vector<std::int32_t> order(static_cast<std::size_t>(k));
+  const std::size_t size = order.size() * sizeof(std::int32_t);
+  if (type_of("permutation", bytes) != DataType::kU8 || static_cast<std::size_t>(bytes.numel()) < size) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("permutation of {} must be u8, at least [{}]; take it from a packed "
+                      "weight's end",
+                      describe(bytes), size));
+  }
+  std::memcpy(order.data(), bytes.data_ptr(), size);
+  check(validate::permutation(order.data(), k));
 }
 
 std::int64_t packed_bytes(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
@@ -129,6 +147,7 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(prepack, prepack);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(unpack, unpack);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(dequantize, dequantize);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(header, header);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(check_permutation, check_permutation);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(packed_bytes, packed_bytes);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(save, save);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(load, load);

@@ -385,13 +385,23 @@ Result<PackedWeight> copy_to(const PackedWeight& weight, Device device) {
   if (!status.ok()) return status;
   status = memory::check_device(device);
   if (!status.ok()) return status;
+  const std::int64_t k = weight.header().k;
+  if (weight.device() == Device::cpu()) {
+    status = validate::permutation(weight.permutation(), k);
+    if (!status.ok()) return status;
+  }
   if (device == weight.device()) return weight;
   const std::size_t bytes = weight.header().payload_bytes();
   const auto storage = memory::allocate(device, bytes);
   if (!storage.ok()) return storage.status();
   status = memory::copy(storage->get(), device, weight.weights(), weight.device(), bytes);
   if (!status.ok()) return status;
-  return PackedWeight(weight.header(), device, *storage);
+  PackedWeight copy(weight.header(), device, *storage);
+  if (device == Device::cpu()) {
+    status = validate::permutation(copy.permutation(), k);
+    if (!status.ok()) return status;
+  }
+  return copy;
 }
 
 Result<UnpackedWeight> unpack(const PackedWeight& weight) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "api/memory.h"
 #include "kernels/convert/coding.h"
@@ -195,6 +196,24 @@ Status header(const PackedHeader& h) {
         fmt::format("the weight's header is damaged: zero points of type {} are packed as {} or u8; "
                     "prepack it again",
                     static_cast<int>(h.zero_point_type), name_of(h.scale_type)));
+  }
+  return {};
+}
+
+Status permutation(const std::int32_t* order, std::int64_t k) {
+  if (order == nullptr) return {};
+  std::vector<bool> seen(static_cast<std::size_t>(k));
+  for (std::int64_t i = 0; i < k; ++i) {
+    const std::int32_t at = order[i];
+    const bool inside = at >= 0 && at < k;
+    if (inside && !seen[static_cast<std::size_t>(at)]) {
+      seen[static_cast<std::size_t>(at)] = true;
+      continue;
+    }
+    return {StatusCode::kCorrupt,
+            fmt::format("the weight's order of K is damaged: entry {} is {}{}, and each of 0 to {} must come once; "
+                        "prepack it again",
+                        i, at, inside ? " again" : "", k - 1)};
   }
   return {};
 }

@@ -42,4 +42,7 @@ Result<Problem> problem(const Problem& problem);
 Status header(const PackedHeader& header);
 Status matches(const PackedHeader& header, const Problem& problem);
 
+/// That an order of K names each k once: it indexes the activations of a run. Null is the order that they have.
+Status permutation(const std::int32_t* order /* [K] */, std::int64_t k);
+
 }  // namespace machete::validate

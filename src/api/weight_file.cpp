@@ -1,11 +1,9 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
-#include <vector>
 
 #include "api/memory.h"
 #include "api/validate.h"
@@ -24,17 +22,6 @@ std::uint64_t checksum(const void* payload, std::size_t bytes) {
     hash = (hash ^ word) * 0x100000001b3u;
   }
   return hash;
-}
-
-// What indexes the activations of a run must not come from a file unseen. Null is the order that they have.
-bool is_permutation(const std::int32_t* order, std::int64_t k) {
-  if (order == nullptr) return true;
-  std::vector<bool> seen(static_cast<std::size_t>(k));
-  return std::all_of(order, order + k, [&](std::int32_t at) {
-    if (at < 0 || at >= k || seen[static_cast<std::size_t>(at)]) return false;
-    seen[static_cast<std::size_t>(at)] = true;
-    return true;
-  });
 }
 
 Status io_error(const std::string& path, const char* attempt) {
@@ -92,8 +79,8 @@ Result<PackedWeight> load(const std::string& path, Device device) {
     return Status(StatusCode::kCorrupt, path + " does not match its checksum; save it again");
   }
   const PackedWeight weight(header, Device::cpu(), *storage);
-  if (!is_permutation(weight.permutation(), header.k)) {
-    return Status(StatusCode::kCorrupt, path + " has an order of K that is none; save it again");
+  if (const Status order = validate::permutation(weight.permutation(), header.k); !order.ok()) {
+    return Status(order.code(), path + ": " + order.message());
   }
   return copy_to(weight, device);
 }

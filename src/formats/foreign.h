@@ -47,7 +47,7 @@ struct Format {
 /// the others.
 Result<std::vector<ForeignLayer>> find_foreign_layers(const Checkpoint& checkpoint);
 
-/// The layer in canonical form; what its format's section in docs/formats.md says, bit for bit. The layer has no
+/// The layer in canonical form; what its page in docs/formats says, bit for bit. The layer has no
 /// obstacle. Errors: scales or zero points that are not finite.
 Result<reference::QuantizedTensor> read_foreign_layer(const Checkpoint& checkpoint, const ForeignLayer& layer);
 

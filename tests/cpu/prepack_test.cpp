@@ -358,6 +358,19 @@ TEST_F(WeightFile, EveryDamagedByteIsAnError) {
   }
 }
 
+// The file of a weight that save() refuses.
+std::string file_of(const PackedWeight& weight) {
+  PackedHeader header = weight.header();
+  const std::string payload(static_cast<const char*>(weight.weights()), header.payload_bytes());
+  header.checksum = 0xcbf29ce484222325u;  // FNV-1a over words
+  for (std::size_t at = 0; at < payload.size(); at += 8) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, payload.data() + at, 8);
+    header.checksum = (header.checksum ^ word) * 0x100000001b3u;
+  }
+  return std::string(reinterpret_cast<const char*>(&header), sizeof(header)) + payload;
+}
+
 // A file may match its checksum and still name activations that there are not.
 TEST_F(WeightFile, AnOrderThatIsNoneIsRefused) {
   auto w = reference::random_weight(16, 64, 32, 5);
@@ -368,11 +381,17 @@ TEST_F(WeightFile, AnOrderThatIsNoneIsRefused) {
   ASSERT_TRUE(good.ok());
   ASSERT_TRUE(save(*good, path_).ok());
   ASSERT_TRUE(load(path_, Device::cpu()).ok());
+  write(file_of(*good));
+  ASSERT_EQ(error(), "accepted");
   for (const std::int32_t bad : {-1, 64, 3}) {
     const auto packed = prepack(w.view, on_cpu());
     const_cast<std::int32_t*>(packed->permutation())[0] = bad;
-    ASSERT_TRUE(save(*packed, path_).ok());
-    EXPECT_THAT(error(), HasSubstr("order of K that is none")) << bad;
+    for (const Status& status :
+         {save(*packed, path_), unpack(*packed).status(), copy_to(*packed, Device::cpu()).status()}) {
+      EXPECT_THAT(status.message(), HasSubstr("order of K is damaged")) << bad;
+    }
+    write(file_of(*packed));
+    EXPECT_THAT(error(), HasSubstr("order of K is damaged")) << bad;
   }
 }
 

@@ -1,12 +1,19 @@
-"""The same products on a GPU: against the CPU backend, in graphs, compiled, in models. Skipped where there is none."""
+"""The same products on a GPU: against the CPU backend, on streams, in models. Skipped where there is none."""
 
 import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
 
+import layouts
 import machete
+from machete import PackedWeight
 from reference import WEIGHT_TYPES, check
+from test_act_order import BAD, K, act_ordered, spoilt
 from test_fuse import is_fused, llama
 
 pytestmark = pytest.mark.skipif(
@@ -73,15 +80,93 @@ def test_in_a_graph_and_on_another_stream():
     assert torch.equal(y, machete.linear(x, packed))
 
 
-def test_compiles_and_gives_gradients():
-    layer = machete.Linear.from_packed(machete.prepack(machete.quantize(torch.randn(64, 128)), device="cuda"))
-    x = torch.randn(5, 128, dtype=torch.bfloat16, device="cuda", requires_grad=True)
-    expected = layer(x)
-    torch._dynamo.reset()
-    assert torch.equal(torch.compile(layer, fullgraph=True)(x), expected)
-    expected.sum().backward()
-    reference = torch.ones_like(expected) @ layer.packed().dequantize()
-    assert torch.allclose(x.grad, reference, rtol=2e-2, atol=2e-2)
+@pytest.fixture
+def packed():
+    return machete.prepack(machete.quantize(torch.randn(96, 160), group_size=32), device="cuda")
+
+
+def tokens(*shape):
+    return torch.randn(*shape, device="cuda").bfloat16()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tokens(2, 7, 160),
+        lambda: tokens(160),
+        lambda: tokens(1, 1, 160),
+        lambda: tokens(0, 160),
+        lambda: tokens(3, 0, 160),
+        lambda: tokens(5, 320)[:, :160],  # rows apart
+        lambda: tokens(5, 320)[:, 3:163],  # and on no multiple of 16 bytes
+        lambda: tokens(160, 6).T,
+        lambda: tokens(4, 320)[:, ::2],
+        lambda: tokens(161 * 5)[1:801].view(5, 160),  # contiguous, and on no multiple of 16 bytes
+        lambda: tokens(400).as_strided((4, 160), (20, 1)),  # overlapping rows
+        lambda: tokens(1, 160).expand(9, 160),
+    ],
+)
+def test_any_layout_of_x_and_of_the_output(packed, make):
+    x = make()
+    expected = machete.linear(x.contiguous().clone(), packed)
+    assert expected.shape == (*x.shape[:-1], 96)
+    assert torch.equal(machete.linear(x, packed), expected)
+    odd = torch.full((expected.numel() + 1,), torch.nan, dtype=torch.bfloat16, device="cuda")
+    wide = torch.full((*expected.shape, 2), torch.nan, dtype=torch.bfloat16, device="cuda")
+    for out in (torch.empty_like(expected), odd[1:].view(expected.shape), wide[..., 1]):
+        assert machete.linear(x, packed, out=out) is out
+        assert torch.equal(out, expected)
+    assert odd[0].isnan() and wide[..., 0].isnan().all()  # nothing beside it
+
+
+def test_tensors_on_different_devices_are_refused(packed):
+    x, here, there = tokens(3, 160), packed.to("cpu"), torch.empty(3, 96, dtype=torch.bfloat16)
+    for call, text in (
+        (lambda: machete.linear(x, here), "x lies on cuda:0, the weight on cpu; move one to the other"),
+        (lambda: machete.linear(x.cpu(), packed), "x lies on cpu, the weight on cuda:0; move one to the other"),
+        (lambda: machete.linear(x, packed, out=there), "out of .* on cpu must be"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+
+
+def test_threads_on_streams_of_their_own(packed):
+    inputs = [tokens(m, 160) for m in (1, 3, 17, 64, 130, 300)]
+    expected = [machete.linear(x, packed) for x in inputs]
+    torch.cuda.synchronize()
+
+    def work(at):
+        stream, wrong = torch.cuda.Stream(), 0
+        with torch.cuda.stream(stream):
+            for i in range(60):
+                which = (at + i) % len(inputs)
+                found = machete.linear(inputs[which], packed)
+                wrong += (found != expected[which]).sum()  # read on the stream that wrote it
+            return int(wrong)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(work, range(6))) == [0] * 6
+
+
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+def test_orders_of_k_that_are_none_are_refused(value):
+    packed = act_ordered()
+    bad = spoilt(packed.data, value)
+    for make in (
+        lambda: PackedWeight.from_tensor(bad.cuda()),
+        lambda: dataclasses.replace(packed, data=bad).to("cuda"),
+        lambda: dataclasses.replace(packed, data=bad.cuda()).unpack(),
+        lambda: dataclasses.replace(packed, data=bad.cuda()).dequantize(),
+    ):
+        with pytest.raises(ValueError, match="order of K is damaged"):
+            make()
+    layer = machete.Linear(K, 48, bias=False, group_size=16, device="cuda")
+    for data in (bad, bad.cuda()):
+        with pytest.raises(RuntimeError, match="packed_weight: the weight's order of K is damaged"):
+            layer.load_state_dict({"packed_weight": data})
+    layer.load_state_dict({"packed_weight": packed.data})
+    x = tokens(5, K)
+    assert torch.equal(layer(x), machete.linear(x, packed.to("cuda")))
 
 
 def test_a_fused_model_generates_as_on_the_cpu():
@@ -94,3 +179,45 @@ def test_a_fused_model_generates_as_on_the_cpu():
         found = fused(tokens.cuda()).logits.cpu()
     assert (found - expected).norm() < 0.02 * expected.norm()
     assert fused.generate(tokens.cuda(), max_new_tokens=4, do_sample=False).shape == (1, 10)
+
+
+def on_the_gpu(model):
+    return {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cuda"}
+
+
+def test_from_pretrained_with_a_device_map(tmp_path):
+    pytest.importorskip("accelerate")
+    ids = torch.tensor([[1, 5, 9, 33, 2, 7]])
+    given = llama()
+    given.save_pretrained(tmp_path / "float")
+    by_hand = machete.quantize_model(given, group_size=32)
+    by_hand.save_pretrained(tmp_path / "packed")
+    state = {n: value for n, value in by_hand.state_dict().items() if not n.endswith("packed_weight")}
+    for name, module in by_hand.named_modules():
+        if isinstance(module, machete.Linear):
+            state |= {f"{name}.{part}": tensor for part, tensor in module.to_checkpoint("gptq").items()}
+    (tmp_path / "gptq").mkdir()
+    save_file(state, tmp_path / "gptq" / "model.safetensors", metadata={"format": "pt"})
+    description = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
+    config = by_hand.config.to_dict() | {"quantization_config": description}
+    (tmp_path / "gptq" / "config.json").write_text(json.dumps(config))
+    with torch.no_grad():
+        expected = by_hand(ids).logits
+        for folder, config in (
+            ("float", machete.Config(group_size=32)),
+            ("packed", None),
+            ("gptq", machete.Config(backend="machete")),
+        ):
+            options = {} if config is None else {"quantization_config": config}
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / folder, device_map="cuda", **options)
+            assert on_the_gpu(model), folder
+            found = model(ids.cuda()).logits.cpu()
+            assert (found - expected).norm() < 0.02 * expected.norm(), folder
+
+
+def test_an_act_ordered_layer_of_a_checkpoint():
+    x = layouts.layer(48, 128, act_order=True, dtype=torch.bfloat16)
+    layer = machete.Linear.from_checkpoint(layouts.gptq(x))
+    a = torch.randn(5, 128).bfloat16()
+    expected = layer(a).float()
+    assert (layer.cuda()(a.cuda()).cpu().float() - expected).norm() < 0.005 * expected.norm()

@@ -76,6 +76,14 @@ def test_strides_do_not_matter():
         check(y, x, quantized)
 
 
+def test_nothing_with_any_strides():
+    _, packed = weights(48, 80)
+    x, out = torch.empty(0, 160, dtype=torch.bfloat16)[:, ::2], torch.empty(0, 48, 2, dtype=torch.bfloat16)[..., 1]
+    assert x.stride(1) == out.stride(1) == 2
+    assert machete.linear(x, packed).shape == (0, 48)
+    assert machete.linear(x, packed, out=out) is out
+
+
 def test_bias_is_added_to_the_rounded_product():
     _, packed = weights(48, 80)
     x, bias = torch.randn(2, 3, 80, dtype=torch.bfloat16), torch.randn(48, dtype=torch.bfloat16)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 import machete
 
@@ -41,6 +42,7 @@ def model():
 
 
 def test_compiles_once_for_every_m():
+    torch._dynamo.reset()
     layers = model()
     compiled = torch.compile(layers, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
@@ -49,12 +51,23 @@ def test_compiles_once_for_every_m():
             assert torch.equal(compiled(x), layers(x))
 
 
+def test_one_token_has_a_graph_of_its_own():
+    torch._dynamo.reset()
+    layers, counter = model(), CompileCounter()
+    compiled = torch.compile(layers, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for m, graphs in ((5, 1), (2, 1), (1, 2), (300, 2), (1, 2), (2, 2)):  # torch takes sizes of 1 for constants
+            x = torch.randn(m, 80, dtype=torch.bfloat16)
+            assert torch.equal(compiled(x), layers(x))
+            assert counter.frame_count == graphs, f"M={m}"
+
+
 def test_compiled_with_inductor():
     torch._dynamo.reset()
     layers = model()
     compiled = torch.compile(layers, fullgraph=True, dynamic=True)
-    with torch.no_grad():
-        for m in (5, 9):
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for m in (5, 9, 2, 64):
             x = torch.randn(2, m, 80, dtype=torch.bfloat16)
             torch.testing.assert_close(compiled(x), layers(x), rtol=0.02, atol=0.02)
 

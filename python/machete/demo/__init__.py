@@ -1,1 +1,1 @@
-"""`python -m machete.demo`: a small language model, quantised in every way, side by side. Needs gguf and accelerate."""
+"""`python -m machete.demo`: a small language model, quantised in every way, side by side. Needs the extra `demo`."""

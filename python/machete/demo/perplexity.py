@@ -1,6 +1,7 @@
 """How well a model foretells a text."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ def windows(tokens: Tensor, most: int | None = None) -> list[Tensor]:
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, batches: list[Tensor], head: Tensor) -> float:
+def perplexity(model: Any, batches: list[Tensor], head: Tensor) -> float:
     """exp of the mean negative log likelihood a token. Logits are computed in fp32, `head` is [vocabulary, hidden]."""
     loss, count = 0.0, 0
     for batch in batches:
