@@ -200,7 +200,7 @@ Status Session::run() {
     }
   }
   if (options_.timeline) return {};
-  if (report_.rows.empty()) return in_context(not_served_, "nothing was timed");
+  if (report_.rows.empty() && report_.neighbours.empty()) return in_context(not_served_, "nothing was timed");
   if (!options_.json_path.empty()) {
     const std::string text = to_json(report_).dump(1, ' ', false, nlohmann::json::error_handler_t::replace);
     if (Status status = file.commit(text + "\n"); !status.ok()) return status;

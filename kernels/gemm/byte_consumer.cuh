@@ -14,7 +14,7 @@ namespace machete::gemm {
 ///
 /// What is left between two wgmma of a warpgroup, scaling above all, hides behind the other's.
 ///
-/// Integers are added up over the whole group; e4m3 over 256 k at most, since Hopper's tensor cores keep few bits of
+/// Integers are added up over the whole group; e4m3 over 128 k at most, since Hopper's tensor cores keep few bits of
 /// such sums (docs/numerics.md). Groups that do not end with a stage are scaled after every k32 step.
 template <class Config>
 struct ByteConsumer {
@@ -25,7 +25,6 @@ struct ByteConsumer {
 
   static constexpr int kSteps = Config::kTileK / layout::step_k(8);  // of the MMA, in a stage
   static constexpr int kTileSteps = layout::kTileK / layout::step_k(8);
-  static constexpr int kLongestSum = 2;  // stages, where sums are not exact
   static constexpr bool kExact = std::is_same_v<Sum, std::int32_t>;
   /// Tiles with room for one set of accumulators scale at the very end.
   static constexpr bool kOneGroup = Config::kAccumulators > 64;
@@ -77,10 +76,9 @@ struct ByteConsumer {
     layout::GroupCursor cursor(groups, begin * Config::kTiles);
     mma.accumulate_ = GMMA::ScaleOut::Zero;
     for (int step = begin; step < end; step += 2) {
-      multiply_stage<kFine>(operands[0], operands[1], step, step + 1 == end, mma, tCrA, cursor, sums, accumulators);
+      multiply_stage<kFine>(operands[0], operands[1], step + 1 == end, mma, tCrA, cursor, sums, accumulators);
       if (step + 1 < end) {
-        multiply_stage<kFine>(operands[1], operands[0], step + 1, step + 2 == end, mma, tCrA, cursor, sums,
-                              accumulators);
+        multiply_stage<kFine>(operands[1], operands[0], step + 2 == end, mma, tCrA, cursor, sums, accumulators);
       } else {
         operands[0] = operands[1];
       }
@@ -100,7 +98,7 @@ struct ByteConsumer {
 
   /// One stage, whose weights are unpacked; unpacks those of the next, of which there is one more after the last.
   template <bool kFine, class Activations, class Sums, class Accumulators>
-  __device__ __forceinline__ void multiply_stage(Operand& operand, Operand& next, int step, bool last, Mma& mma,
+  __device__ __forceinline__ void multiply_stage(Operand& operand, Operand& next, bool last, Mma& mma,
                                                  const Activations& tCrA, layout::GroupCursor& cursor, Sums& sums,
                                                  Accumulators& accumulators) {
     const int current = stage.index;
@@ -141,11 +139,19 @@ struct ByteConsumer {
       fence(operand);  // the MMA's until here
     }
     release(current);
-    if (!kFine &&
-        (last || (!kOneGroup && (cursor.group() != group || (!kExact && step % kLongestSum == kLongestSum - 1))))) {
+    if (!kFine && (last || (!kOneGroup && (cursor.group() != group || ends_each_stage())))) {
       add_scaled(sums, operand.scales, accumulators);
       mma.accumulate_ = GMMA::ScaleOut::Zero;
     }
+  }
+
+  /// Whether sums end with each stage. The compiler is not to know: promotions without a branch make ptxas serialise
+  /// the MMAs around them.
+  __device__ static bool ends_each_stage() {
+    if constexpr (kExact) return false;
+    int ends = 1;
+    asm volatile("" : "+r"(ends));
+    return ends != 0;
   }
 
   /// Keeps the compiler from touching what wgmma reads.

@@ -67,35 +67,21 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
   if constexpr (Config::kFetchAhead) producer.finish();
 }
 
-/// Which main loops a copy of the consumer's code has: for groups smaller than the consumer likes (fine), for others
-/// (coarse), or both, which then share what surrounds them, the larger part of the code.
-enum class Loops { kCoarse, kFine, kFractional, kCoarseAndFine };
-
 /// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
-template <Loops kLoops, class Config, class Tree>
+template <bool kFine, bool kFractional, class Config, class Tree>
 __device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
   const int lane = thread % 128;
-  const bool fine =
-      kLoops == Loops::kCoarseAndFine ? ConsumerOf<Config>::fine(params.groups) : kLoops != Loops::kCoarse;
   ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
-  if (fine) {
-    consumer.template start<true>();
-  } else {
-    consumer.template start<false>();
-  }
+  consumer.template start<kFine>();
   const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
   auto accumulators = make_tensor<float>(partition_shape_C(
       typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
-    if (fine) {
-      consumer.template multiply<true, kLoops == Loops::kFractional>(walk.begin(), walk.end(), accumulators);
-    } else {
-      consumer.template multiply<false, false>(walk.begin(), walk.end(), accumulators);
-    }
+    consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.ends()) {
       params.exchange.give(blockIdx.x, thread / 32, thread % 32, accumulators);
@@ -142,16 +128,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constan
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    // Several loops in one copy leave more than an atom a warpgroup, or three warpgroups, too few registers.
-    constexpr bool kZeroPoints = Config::Converter::kZeroPoints;
-    if constexpr (!kZeroPoints && Config::kAtoms == 1 && Config::kWarpgroups == 2) {
-      consume<Loops::kCoarseAndFine>(params, shared);
-    } else if (kZeroPoints && params.fractional_zero_points) {
-      consume<kZeroPoints ? Loops::kFractional : Loops::kFine>(params, shared);  // which serves coarse groups too
+    constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
+    if (kMayBeFractional && params.fractional_zero_points) {
+      consume<true, kMayBeFractional>(params, shared);  // which serves coarse groups too
     } else if (ConsumerOf<Config>::fine(params.groups)) {
-      consume<Loops::kFine>(params, shared);
+      consume<true, false>(params, shared);
     } else {
-      consume<Loops::kCoarse>(params, shared);
+      consume<false, false>(params, shared);
     }
   }
 }
