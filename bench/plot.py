@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Draws results of `machete bench`: microseconds and speed-up over cuBLAS, over M.
 
-Writes <suite>-chain and <suite>-linears, as PNG and SVG, for every suite in the given result files; where two files
-hold the same suite, the later one counts; a run with --overlap is drawn beside the one without. Without files: the
-newest results of each suite under bench/results/, and of e2e.py under bench/results/e2e/, which become end-to-end.
+Writes <suite>-chain, <suite>-linears and <suite>-roofline, as PNG and SVG, for every suite in the given result files;
+where two files hold the same suite, the later one counts; a run with --overlap is drawn beside the one without.
+Without files: the newest results of each suite under bench/results/, and of e2e.py under bench/results/e2e/, which
+become end-to-end.
 """
 
 import argparse
@@ -101,7 +102,8 @@ def newest_results():
     found = []
     for path in (BENCH / "results").glob("*.json"):
         data = load(path)
-        if isinstance(data, dict) and "read_tb_s" in data and data.get("rows"):
+        plain = isinstance(data, dict) and data.get("epilogue", "none") == "none"
+        if plain and "read_tb_s" in data and data.get("rows"):
             found.append((age(path, data), path, data))
     return [(path, data) for _, path, data in sorted(found, key=lambda entry: entry[0])]
 
@@ -258,6 +260,40 @@ def plot_linears(data, peers, suite, group_size, folder):
     save(figure, list(grid.flat), data, suite, subject, group_size, folder / f"{suite}-linears")
 
 
+def plot_roofline(data, suite, group_size, folder):
+    """TFLOP/s over the FLOP that each byte which must move has to pay for: every linear at every M in bf16."""
+    rows = [r for r in select(data["rows"], suite=suite, group_size=group_size) if r["us"]]
+    if len(rows) < 2:
+        return
+    figure, axes = plt.subplots(figsize=(7.2, 4.6))
+    dense = [r for r in rows if r.get("cublas_us") and r["a_type"] == "bf16" and not r["overlap"]]
+    if dense:
+        moved = [2 * (r["n"] * r["k"] + r["m"] * (r["k"] + r["n"])) for r in dense]
+        flops = [2 * r["m"] * r["n"] * r["k"] for r in dense]
+        x = [f / b for f, b in zip(flops, moved, strict=True)]
+        y = [f / r["cublas_us"] / 1e6 for f, r in zip(flops, dense, strict=True)]
+        axes.plot(x, y, "x", color=CUBLAS_COLOUR, label="cuBLAS, 16-bit weights")
+    for (a_type, overlap), (label, colour, marker) in OURS.items():
+        ours = select(rows, a_type=a_type, overlap=overlap)
+        if ours and a_type == "bf16":
+            x = [1e3 * r["tflops"] / r["gb_s"] for r in ours]
+            axes.plot(x, [r["tflops"] for r in ours], marker, color=colour, label=label, alpha=0.8)
+    left, right = axes.get_xlim()
+    peak = max([r["tflops"] for r in rows] + [2e-6 * r["m"] * r["n"] * r["k"] / r["cublas_us"] for r in dense])
+    ridge = peak / data["read_tb_s"]
+    ends = [min(1.0, ridge), ridge, max(1.2 * right, 2 * ridge)]
+    axes.plot(ends, [ends[0] * data["read_tb_s"], peak, peak], color=FLOOR_COLOUR, zorder=0)
+    note = {"va": "bottom", "fontsize": 8, "color": "#868e96"}
+    axes.annotate(f"{data['read_tb_s']:.2f} TB/s", (2 * ends[0], 3 * ends[0] * data["read_tb_s"]), ha="right", **note)
+    axes.annotate(f"the most here, {peak:.0f} TFLOP/s", (ends[2], 1.04 * peak), ha="right", **note)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("FLOP a byte that must move")
+    axes.set_ylabel("TFLOP/s")
+    output = folder / f"{suite}-roofline"
+    save(figure, [axes], data, suite, "every linear at every M, under its roofline", group_size, output)
+
+
 def plot_end_to_end(data, folder):
     """Tokens a second of a whole model, decoding, as bars: torch's bf16 linears and ours."""
     rows = select(data["rows"], what="decode")
@@ -309,6 +345,7 @@ def main():
             beside = peers_of(peers, data, suite, group_size)
             plot_chain(data, beside, suite, group_size, arguments.output)
             plot_linears(data, beside, suite, group_size, arguments.output)
+            plot_roofline(data, suite, group_size, arguments.output)
         models = [] if arguments.results else [load(path) for path in (BENCH / "results" / "e2e").glob("*.json")]
         if models:
             plot_end_to_end(max(models, key=lambda data: data["date"]), arguments.output)
