@@ -13,6 +13,9 @@ struct E4m3 : WithoutZeroPoints {
   static constexpr WeightType kType = WeightType::kE4m3;
   static constexpr int kBits = 8;
 
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;  // of what is decoded
+
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
   ///
   /// A code's exponent and mantissa are moved to where the wider type has its own; the difference of the exponents'
@@ -29,8 +32,6 @@ struct E4m3 : WithoutZeroPoints {
   }
 
   /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
-  template <class Activation>
-  static constexpr float kCodeUnit = 1;
   template <class Activation>
   CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
     CUTE_UNROLL

@@ -16,19 +16,23 @@ struct U4b8 : WithoutZeroPoints {
 
   static constexpr int value(std::uint8_t stored) { return static_cast<int>(stored ^ 8u) - 8; }
 
-  /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 8 exactly, two values each.
+  /// What decoded codes are multiples of: with activations of this type the operand holds kCodeUnit (q - 8).
+  template <class Activation>
+  static constexpr float kCodeUnit = std::is_same_v<Activation, std::int8_t> ? 16
+                                     : kIsBf16<Activation>                   ? 0.25f
+                                                                             : 1;
+
+  /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
     if constexpr (kIsBf16<Element>) {
-      decode_less<Element>(words.word[step], 0x43084308u, 0x43084308u, a);  // - 136
+      decode_less<Element>(words.word[step], 0xC208C208u, 0xC000C000u, a);  // - 34, - 2
     } else {
       decode_less<Element>(words.word[step], 0x64086408u, 0xD480D480u, a);  // - 1032, - 72
     }
   }
 
-  /// A k32 step of a lane's words to the four operand registers of an 8-bit MMA: kCodeUnit (q - 8), four values each.
-  template <class Activation>
-  static constexpr float kCodeUnit = std::is_same_v<Activation, std::int8_t> ? 16 : 1;
+  /// A k32 step of a lane's words to the four operand registers of an 8-bit MMA, four values each.
   template <class Activation>
   CUTE_HOST_DEVICE static void decode_bytes(const Words<4>& words, int step, std::uint32_t (&a)[4]) {
     CUTE_UNROLL
@@ -48,30 +52,28 @@ struct U4b8 : WithoutZeroPoints {
     }
   }
 
-  /// As decode(), q less another number.
+  /// As decode(), q less another number, kCodeUnit times.
   ///
-  /// The nibble is or-ed under an exponent where one unit in the last place is 1, and the bias 8 undone by the same
-  /// instruction: (v & 15) ^ (bits of 2^m + 8) with v = q ^ 8 is 2^m + q. One subtraction leaves q - 8, or whatever the
-  /// number. fp16's 10 bits of mantissa hold the nibble in two places, which saves two of three shifts.
+  /// The lower of two nibbles is or-ed under an exponent where one unit in the last place is 1, and the bias 8 undone
+  /// by the same instruction: (v & 15) ^ (bits of 2^m + 8) with v = q ^ 8 is 2^m + q. The upper nibble stays where it
+  /// is, which saves two of three shifts: fp16's mantissa has room for it, as 1024 + 16 q. bf16's has not, but by
+  /// themselves its bits are the number 16 q 2^-133: subnormal, or, in the first binade above, spaced alike. 2^127, the
+  /// largest power of two, makes it q / 4. One more addition in the same instruction leaves q less the number.
   ///
-  /// bf16: upper is 128 + the upper row's number, lower the same of the lower row, 8 below. fp16: upper is 1024 + the
-  /// number, lower is -64 - the number.
+  /// upper and lower are of the lane's two rows. bf16: - (128 + number) / 4, - number / 4. fp16: 1024 + number,
+  /// - 64 - number.
   template <class Element>
   CUTE_HOST_DEVICE static void decode_less(std::uint32_t word, std::uint32_t upper, std::uint32_t lower,
                                            std::uint32_t (&a)[4]) {
-    if constexpr (kIsBf16<Element>) {
-      CUTE_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const std::uint32_t biased = mask_xor<0x000F000Fu, 0x43084308u>(word >> (4 * j));  // 128 + q
-        a[j] = subtract<Element>(biased, j % 2 == 0 ? upper : lower);
-      }
-    } else {
-      CUTE_UNROLL
-      for (int j = 0; j < 4; j += 2) {
-        const std::uint32_t low = mask_xor<0x000F000Fu, 0x64086408u>(word >> (4 * j));   // 1024 + q
-        const std::uint32_t high = mask_xor<0x00F000F0u, 0x64806480u>(word >> (4 * j));  // 1024 + 16 q
-        a[j] = subtract<Element>(low, upper);
-        a[j + 1] = multiply_add<Element>(high, 0x2C002C00u, lower);  // / 16
+    CUTE_UNROLL
+    for (int j = 0; j < 4; j += 2) {
+      const std::uint32_t nibbles = word >> (4 * j);
+      if constexpr (kIsBf16<Element>) {
+        a[j] = multiply_add<Element>(mask_xor<0x000F000Fu, 0x43084308u>(nibbles), 0x3E803E80u, upper);
+        a[j + 1] = multiply_add<Element>(mask_xor<0x00F000F0u, 0x00800080u>(nibbles), 0x7F007F00u, lower);
+      } else {
+        a[j] = subtract<Element>(mask_xor<0x000F000Fu, 0x64086408u>(nibbles), upper);
+        a[j + 1] = multiply_add<Element>(mask_xor<0x00F000F0u, 0x64806480u>(nibbles), 0x2C002C00u, lower);  // / 16
       }
     }
   }

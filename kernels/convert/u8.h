@@ -10,6 +10,8 @@ struct U8 {
   static constexpr WeightType kType = WeightType::kU8;
   static constexpr int kBits = 8;
   static constexpr bool kZeroPoints = true;
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;
 
   /// What decode() subtracts in the lane's two rows, and the fractions that integers leave.
   template <class Element>

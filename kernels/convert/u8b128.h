@@ -13,6 +13,9 @@ struct U8b128 : WithoutZeroPoints {
   static constexpr WeightType kType = WeightType::kU8b128;
   static constexpr int kBits = 8;
 
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;  // of what is decoded
+
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 128 exactly, two values each.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
@@ -26,8 +29,6 @@ struct U8b128 : WithoutZeroPoints {
   }
 
   /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
-  template <class Activation>
-  static constexpr float kCodeUnit = 1;
   template <class Activation>
   CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
     CUTE_UNROLL

@@ -193,11 +193,10 @@ struct ByteConsumer {
   template <class Sums, class Accumulators>
   __device__ static void add_scaled(const Sums& sums, const std::uint32_t (&scales)[Config::kAtoms],
                                     Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1) */) {
-    constexpr float kUnit = 1.0f / Converter::template kCodeUnit<Activation>;
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
-      const float scale[2] = {convert::low_float<typename Config::Element>(scales[atom]) * kUnit,
-                              convert::high_float<typename Config::Element>(scales[atom]) * kUnit};
+      const float scale[2] = {convert::low_float<typename Config::Element>(scales[atom]),
+                              convert::high_float<typename Config::Element>(scales[atom])};
 #pragma unroll
       for (int i = 0; i < Config::kTileM / 2; ++i) {
         float& sum = accumulators(i, atom, 0);

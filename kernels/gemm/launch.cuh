@@ -62,7 +62,8 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
     return cudaErrorInvalidValue;
   }
   params.fractional_zero_points = launch.fractional_zero_points;
-  params.store = kernels::store_of<typename Config::Element>(launch);
+  params.store = kernels::store_of<typename Config::Element>(
+      launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
   params.tree = tree;
   params.raster = {kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN),
                    kernels::ceil_div(launch.m, Config::kTileM)};

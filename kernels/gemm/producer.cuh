@@ -50,13 +50,13 @@ class Producer {
 
   __device__ bool elected() const { return elected_; }
 
-  /// Starts on the weights of the first tile, which no kernel ahead in the stream writes, as far as the ring reaches.
-  /// Their activations follow with load().
+  /// Starts on the weights of the first tile, which no kernel ahead in the stream writes. Their activations follow with
+  /// load(), which a whole ring of weights would delay.
   __device__ void prefetch(WorkTile tile, int begin, int end) {
     Stage<Config::kStages> stage;
     const int first = begin * Config::kStagesPerStep;
     layout::GroupCursor cursor(groups_, first * Config::kTiles);
-    prefetched_ = min((end - begin) * Config::kStagesPerStep, Config::kStages);
+    prefetched_ = min((end - begin) * Config::kStagesPerStep, kEarlyStages);
     for (int i = 0; i < prefetched_; ++i) {
       load_weights(tile, first + i, stage.index, cursor);
       stage.advance();
@@ -86,6 +86,7 @@ class Producer {
   }
 
  private:
+  static constexpr int kEarlyStages = 2;
   static constexpr bool kZeroPoints = Config::Converter::kZeroPoints;
   static_assert(Config::kTileK * Config::Converter::kBits / 4 <= 256, "a TMA box has at most 256 elements a side");
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);

@@ -75,7 +75,7 @@ class Tile {
             const bool lower = place % kRows >= 8;
             value -= lower ? high_float<Element>(lane_zeros.fractions) : low_float<Element>(lane_zeros.fractions);
           }
-          visit(place % kRows, step * layout::kStepK + place / kRows, value);
+          visit(place % kRows, step * layout::kStepK + place / kRows, value / Converter::template kCodeUnit<Element>);
         }
       }
     }
@@ -214,8 +214,9 @@ TYPED_TEST(ConvertZeros, AreSplitExactly) {
     });
     for (std::size_t row = 0; row < 8; ++row) {
       const auto split = Converter::template zeros<Element>(pack<Element>(zeros[row], zeros[row + 8]));
-      ASSERT_LE(std::abs(low_float<Element>(split.fractions)), 0.5f);
-      ASSERT_LE(std::abs(high_float<Element>(split.fractions)), 0.5f);
+      constexpr float kHalf = 0.5f * Converter::template kCodeUnit<Element>;
+      ASSERT_LE(std::abs(low_float<Element>(split.fractions)), kHalf);
+      ASSERT_LE(std::abs(high_float<Element>(split.fractions)), kHalf);
     }
   }
 }
