@@ -103,7 +103,9 @@ Status Runner::launch(const Plan& plan, const RotatedWeight& weight, const Stage
 }
 
 Contender Runner::contender(const Plan& plan, const RotatedWeight& weight, const Stage& stage) {
-  return {[&, this](std::int64_t i, cudaStream_t) { return launch(plan, weight, stage, i, i); }};
+  return {[this, plan = &plan, weight = &weight, stage = &stage](std::int64_t i, cudaStream_t) {
+    return launch(*plan, *weight, *stage, i, i);
+  }};
 }
 
 }  // namespace machete::bench

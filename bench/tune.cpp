@@ -9,6 +9,12 @@
 #include "machete/linear.h"
 
 namespace machete::bench {
+namespace {
+
+// What the short round finds slower by more than this is not the best.
+constexpr double kMargin = 1.12;
+
+}  // namespace
 
 Result<std::vector<tuning::Size>> sizes_of_suites(const std::vector<std::string>& names) {
   std::vector<tuning::Size> sizes;
@@ -73,7 +79,7 @@ Result<std::vector<tuning::Timing>> Tuner::measure(const tuning::Point& point) {
   if (Status status = runner_.reserve_workspace(plans); !status.ok()) return status;
   std::vector<Contender> contenders;
   for (const Plan& plan : plans) contenders.push_back(runner_.contender(plan, weight, *stage_));
-  const Result<std::vector<double>> us = time_in_turn(contenders, runner_.stream());
+  const Result<std::vector<double>> us = time_fastest(contenders, runner_.stream(), kMargin);
   if (!us.ok()) return us.status();
   std::vector<tuning::Timing> times;
   for (std::size_t i = 0; i < plans.size(); ++i) times.push_back({plans[i].schedule(), (*us)[i]});
