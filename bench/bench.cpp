@@ -5,31 +5,27 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <type_traits>
 #include <utility>
 
-#include "api/plan_state.h"
 #include "api/validate.h"
-#include "bench/arena.h"
 #include "bench/cublas_baseline.h"
 #include "bench/machine.h"
 #include "bench/neighbours.h"
 #include "bench/read_stream.h"
 #include "bench/report.h"
 #include "bench/rotation.h"
+#include "bench/runner.h"
 #include "bench/stage.h"
 #include "bench/suite.h"
 #include "bench/timeline.h"
 #include "bench/timer.h"
 #include "machete/machete.h"
 #include "testing/cuda_status.h"
-#include "testing/device_buffer.h"
 #include "testing/device_check.h"
+#include "tuning/result_file.h"
 
 namespace machete::bench {
 namespace {
@@ -39,15 +35,6 @@ using testing::cuda_status;
 constexpr std::int64_t kMaxM = std::int64_t{1} << 20;
 constexpr std::int64_t kCheckedRows = 64;  // of D, spread evenly, where M is larger
 constexpr std::int64_t kChainsInGraph = 20;
-
-struct StreamDeleter {
-  void operator()(cudaStream_t stream) const { static_cast<void>(cudaStreamDestroy(stream)); }
-};
-using OwnedStream = std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamDeleter>;
-
-Status in_context(const Status& status, const std::string& context) {
-  return {status.code(), context + ": " + status.message()};
-}
 
 Status check_options(const BenchOptions& options) {
   for (const std::int64_t m : options.ms) {
@@ -70,20 +57,6 @@ Status check_options(const BenchOptions& options) {
     return {StatusCode::kInvalidArgument, "either one schedule is forced or all are timed; choose one"};
   }
   return {};
-}
-
-Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size,
-                   const Epilogue& epilogue) {
-  Problem problem;
-  problem.m = m;
-  problem.n = weight.shape().n;
-  problem.k = weight.shape().k;
-  problem.w_type = weight.canonical().type;
-  problem.a_type = a_type;
-  problem.d_type = weight.canonical().scale_type;
-  problem.group_size = group_size;
-  problem.epilogue = epilogue;
-  return problem;
 }
 
 // The suite without the linears that are not named; a part of them is no chain.
@@ -124,22 +97,23 @@ class Session {
   Status show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans);
 
   Result<std::vector<Plan>> plans_for(const Problem& problem);
-  Status reserve_workspace(const std::vector<Plan>& plans);
   Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
-  Status launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
-                std::int64_t slot, void* timeline = nullptr);
   Status launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                        std::int64_t weight_copy, std::int64_t slot);
   bool found_wrong(const std::string& suite, const std::string& name, const Plan& plan) const;
 
-  RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
-    return {a_type,          options_.w_type, group_size, options_.epilogue.activation == Activation::kSwiglu,
-            options_.cublas, l2_bytes_,       device()};
+  bool times_linears() const { return !options_.timeline && !options_.neighbours; }
+  ChainProblem chain_problem(const Suite& suite, std::int64_t m, DataType a_type, std::int64_t group_size) const {
+    return {suite.name, m, a_type, options_.w_type, group_size};
   }
-  Device device() const { return Device::cuda(options_.device); }
+  RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
+    return {
+        a_type,          options_.w_type,          group_size,      options_.epilogue.activation == Activation::kSwiglu,
+        options_.cublas, runner_.facts().l2_bytes, runner_.device()};
+  }
   PlanOptions plan_options(const std::string& schedule) const {
     PlanOptions result;
-    result.device = device();
+    result.device = runner_.device();
     result.schedule = schedule;
     result.overlap = options_.overlap;
     result.batch_invariant = options_.batch_invariant;
@@ -150,13 +124,11 @@ class Session {
 
   BenchOptions options_;
   std::vector<Suite> suites_;
-  std::int64_t l2_bytes_ = 0;
-  OwnedStream stream_;
-  testing::DeviceBuffer memory_;
-  testing::DeviceBuffer workspace_;
+  std::int64_t max_m_ = 0;
+  Runner runner_;
   testing::DeviceCheck checker_;
   std::optional<CublasBaseline> cublas_;
-  std::size_t cublas_bytes_ = 0;  // of its workspace, at the front of memory_
+  std::size_t cublas_bytes_ = 0;  // of its workspace, at the front of the memory
   Report report_;
   Printer printer_;
   std::int64_t steps_ = 0;
@@ -180,10 +152,11 @@ Status Session::run() {
                                                         fmt::join(options_.linears, ", "), names_of(*suite))};
     }
     const Suite& kept = suites_.back();
-    const std::size_t linears = kept.shapes.size() * options_.group_sizes.size() + (kept.chain ? 1 : 0);
-    steps_ += static_cast<std::int64_t>(options_.a_types.size() * options_.ms.size() * linears);
+    const std::size_t linears = times_linears() ? kept.shapes.size() * options_.group_sizes.size() : 0;
+    const std::size_t chains = kept.chain ? 1 : 0;
+    steps_ += static_cast<std::int64_t>(options_.a_types.size() * options_.ms.size() * (linears + chains));
   }
-  ResultFile file;
+  tuning::ResultFile file;
   if (!options_.json_path.empty()) {
     if (Status status = file.open(options_.json_path); !status.ok()) return status;
   }
@@ -216,25 +189,19 @@ Status Session::run() {
 }
 
 Status Session::set_up() {
-  const Result<DeviceFacts> facts = select_device(options_.device);
-  if (!facts.ok()) return facts.status();
-  l2_bytes_ = facts->l2_bytes;
-  report_.machine = facts->machine;
+  if (Status status = runner_.set_up(options_.device); !status.ok()) return status;
+  report_.machine = runner_.facts().machine;
   report_.commit = options_.commit;
   report_.date = today();
   report_.overlap = options_.overlap;
   report_.epilogue = options_.epilogue;
 
-  cudaStream_t stream = nullptr;
-  Status status = cuda_status(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  if (!status.ok()) return status;
-  stream_.reset(stream);
+  max_m_ = *std::max_element(options_.ms.begin(), options_.ms.end());
   cublas_bytes_ = options_.cublas ? CublasBaseline::kWorkspaceBytes : 0;
-  if (status = allocate(); !status.ok()) return status;
-
-  if (status = settle(); !status.ok()) return status;
+  if (Status status = allocate(); !status.ok()) return status;
+  if (Status status = settle(); !status.ok()) return status;
   if (options_.cublas) {
-    Result<CublasBaseline> cublas = CublasBaseline::create(memory_.data(), stream_.get());
+    Result<CublasBaseline> cublas = CublasBaseline::create(runner_.memory().data(), runner_.stream());
     if (!cublas.ok()) return cublas.status();
     cublas_ = *cublas;
   }
@@ -242,54 +209,35 @@ Status Session::set_up() {
   return {};
 }
 
-// Clocks rise only under load, and after much of it they are low for a while: reading memory for a second brings them
-// to where they are with few tokens. The last of its measurements counts.
 Status Session::settle() {
-  const auto settled = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-  do {
-    const Result<double> read = measure_read_stream(memory_.data(), kReadStreamBytes, stream_.get());
-    if (!read.ok()) return read.status();
-    report_.read_tb_s = std::max(report_.read_tb_s, *read);
-  } while (std::chrono::steady_clock::now() < settled);
+  const Result<double> read = runner_.settle();
+  if (!read.ok()) return read.status();
+  report_.read_tb_s = std::max(report_.read_tb_s, *read);
   return {};
 }
 
-// Once, for the largest of what will be laid out, so that no measurement waits for an allocation.
 Status Session::allocate() {
-  std::size_t bytes = kReadStreamBytes;
-  const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
+  std::size_t bytes = 0;
   for (const Suite& suite : suites_) {
     for (const std::int64_t group_size : options_.group_sizes) {
       for (const DataType a_type : options_.a_types) {
-        Arena counting;
-        const Result<Stage> stage =
-            Stage::place(suite, weight_options(a_type, group_size), max_m, options_.epilogue, counting);
-        if (!stage.ok()) return in_context(stage.status(), suite.name);
-        bytes = std::max(bytes, cublas_bytes_ + counting.used());
+        const Result<std::size_t> size =
+            Runner::size_of(suite, weight_options(a_type, group_size), max_m_, options_.epilogue);
+        if (!size.ok()) return in_context(size.status(), suite.name);
+        bytes = std::max(bytes, cublas_bytes_ + *size);
       }
     }
   }
-  const Status status = memory_.resize(bytes);
-  if (status.code() == StatusCode::kOutOfMemory) {
-    static_cast<void>(cudaGetLastError());  // told here; not for the next launch to find
-    return in_context(status, fmt::format("M={} takes {:.1f} GiB on the device; take a smaller M or fewer suites",
-                                          max_m, static_cast<double>(bytes) / (1 << 30)));
-  }
-  return status;
+  return runner_.allocate(bytes);
 }
 
 Result<Stage> Session::set_stage(const Suite& suite, DataType a_type, std::int64_t group_size) {
   if (Status status = settle(); !status.ok()) return status;  // in the memory that the stage is about to fill
-  Arena arena(memory_.as<char>() + cublas_bytes_, memory_.size() - cublas_bytes_);
-  const std::int64_t max_m = *std::max_element(options_.ms.begin(), options_.ms.end());
-  Result<Stage> stage = Stage::place(suite, weight_options(a_type, group_size), max_m, options_.epilogue, arena);
-  if (!stage.ok()) return stage.status();
-  if (Status status = stage->fill(a_type, stream_.get()); !status.ok()) return status;
-  return stage;
+  return runner_.set_stage(suite, weight_options(a_type, group_size), max_m_, options_.epilogue, cublas_bytes_);
 }
 
 Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t group_size) {
-  if (!options_.timeline && !options_.neighbours) {
+  if (times_linears()) {
     const Result<Stage> stage = set_stage(suite, a_type, group_size);
     if (!stage.ok()) return stage.status();
     for (const std::int64_t m : options_.ms) {  // so that neighbours in time draw about as much power
@@ -342,25 +290,6 @@ Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
   return plans;
 }
 
-Status Session::reserve_workspace(const std::vector<Plan>& plans) {
-  std::size_t bytes = 0;
-  for (const Plan& plan : plans) bytes = std::max(bytes, plan.workspace_size());
-  if (bytes <= workspace_.size()) return {};
-  if (Status status = cuda_status(cudaStreamSynchronize(stream_.get()), "earlier launches"); !status.ok())
-    return status;
-  if (Status status = workspace_.resize(bytes); !status.ok()) return status;
-  return workspace_.poison(stream_.get());
-}
-
-Status Session::launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
-                       std::int64_t slot, void* timeline) {
-  Arguments arguments = stage.operands;
-  arguments.a = stage.activations[slot];
-  arguments.weight = &weight.packed(weight_copy);
-  arguments.d = stage.outputs[slot];
-  return internal::run_recorded(plan, arguments, workspace_.data(), workspace_.size(), Stream(stream_.get()), timeline);
-}
-
 Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                               std::int64_t weight_copy, std::int64_t slot) {
   return cublas_->run(problem.a_type, problem.m, problem.n, problem.k, stage.activations[slot],
@@ -371,11 +300,11 @@ Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weigh
 Status Session::check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row) {
   const Problem& problem = plan.problem();
   const std::size_t bytes = static_cast<std::size_t>(problem.m * problem.n) * bytes_of(problem.d_type);
-  Status status = cuda_status(cudaMemsetAsync(stage.outputs[0], 0xFF, bytes, stream_.get()), "poison the output");
-  if (status.ok()) status = launch(plan, weight, stage, 0, 0);
+  Status status = cuda_status(cudaMemsetAsync(stage.outputs[0], 0xFF, bytes, runner_.stream()), "poison the output");
+  if (status.ok()) status = runner_.launch(plan, weight, stage, 0, 0);
   if (!status.ok()) return status;
   const testing::DeviceErrorReport found = checker_.within_bounds(problem, stage.activations[0], weight.canonical(),
-                                                                  stage.outputs[0], {kCheckedRows, stream_.get()});
+                                                                  stage.outputs[0], {kCheckedRows, runner_.stream()});
   if (!found.status.ok()) return found.status;
   row.rel_error = found.rel_frobenius;
   if (!found.passed) {
@@ -390,7 +319,7 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
   const Result<std::vector<Plan>> plans = plans_for(problem);
   if (!plans.ok()) return plans.status();
   if (plans->empty()) return {};
-  if (Status status = reserve_workspace(*plans); !status.ok()) return status;
+  if (Status status = runner_.reserve_workspace(*plans); !status.ok()) return status;
 
   std::vector<Row> rows;
   std::vector<Contender> contenders;
@@ -409,12 +338,12 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
       if (Status status = check(plan, weight, stage, row); !status.ok()) return in_context(status, plan.schedule());
     }
     rows.push_back(std::move(row));
-    contenders.push_back({[&](std::int64_t i, cudaStream_t) { return launch(plan, weight, stage, i, i); }});
+    contenders.push_back(runner_.contender(plan, weight, stage));
   }
   if (cublas_) {
     contenders.push_back({[&](std::int64_t i, cudaStream_t) { return launch_cublas(problem, weight, stage, i, i); }});
   }
-  const Result<std::vector<double>> times = time_in_turn(contenders, stream_.get());
+  const Result<std::vector<double>> times = time_in_turn(contenders, runner_.stream());
   if (!times.ok()) return times.status();
 
   const std::int64_t bytes = weight.bytes(problem.m);
@@ -445,11 +374,7 @@ bool Session::found_wrong(const std::string& suite, const std::string& name, con
 Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t m, DataType a_type,
                            std::int64_t group_size) {
   Chain chain;
-  chain.suite = suite.name;
-  chain.m = m;
-  chain.a_type = a_type;
-  chain.w_type = options_.w_type;
-  chain.group_size = group_size;
+  chain.problem = chain_problem(suite, m, a_type, group_size);
   std::vector<Plan> plans;
   std::int64_t bytes = 0;
   for (const RotatedWeight& weight : stage.weights) {
@@ -461,7 +386,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
     chain.wrong = chain.wrong || found_wrong(suite.name, weight.shape().name, *plan);
     plans.push_back(std::move(*plan));
   }
-  if (Status status = reserve_workspace(plans); !status.ok()) return status;
+  if (Status status = runner_.reserve_workspace(plans); !status.ok()) return status;
   if (options_.timeline) return show_timeline(suite, stage, plans);
 
   // Chain i reads copy i of every weight; the slots alternate from linear to linear.
@@ -469,7 +394,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   contenders.push_back({[&](std::int64_t i, cudaStream_t) {
                           Status status;
                           for (std::size_t j = 0; j < plans.size() && status.ok(); ++j) {
-                            status = launch(plans[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
+                            status = runner_.launch(plans[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
                           }
                           return status;
                         },
@@ -485,7 +410,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
                           },
                           kChainsInGraph});
   }
-  const Result<std::vector<double>> times = time_in_turn(contenders, stream_.get());
+  const Result<std::vector<double>> times = time_in_turn(contenders, runner_.stream());
   if (!times.ok()) return times.status();
   chain.us = times->front();
   if (cublas_) chain.cublas_us = times->back();
@@ -510,17 +435,18 @@ Status Session::time_among_others(const Suite& suite, const Stage& stage, std::i
     }
   }
   for (const auto& some : plans) {
-    if (Status status = reserve_workspace(some); !status.ok()) return status;
+    if (Status status = runner_.reserve_workspace(some); !status.ok()) return status;
   }
   const auto other = [&](std::int64_t i, std::size_t linear) {
     const void* in = stage.activations[static_cast<std::int64_t>(linear) + 1];
     void* out = stage.activations[static_cast<std::int64_t>(linear)];
     const std::int64_t k = stage.weights[linear].shape().k;
     if (linear % 4 == 3) return Status();
-    if (linear % 4 != 1) return launch_norm(a_type, in, out, m, k, stream_.get());
+    if (linear % 4 != 1) return launch_norm(a_type, in, out, m, k, runner_.stream());
     const std::int64_t all = static_cast<std::int64_t>(kReadStreamBytes);
     const std::int64_t bytes = std::min(m * kKeysAndValues, all / 4);
-    return launch_attention(memory_.as<char>() + i % (all / bytes) * bytes, bytes, in, out, m, k, stream_.get());
+    return launch_attention(runner_.memory().as<char>() + i % (all / bytes) * bytes, bytes, in, out, m, k,
+                            runner_.stream());
   };
   const auto contender = [&](const std::vector<Plan>* linears) {
     return Contender{[&, linears](std::int64_t i, cudaStream_t) {
@@ -528,21 +454,18 @@ Status Session::time_among_others(const Suite& suite, const Stage& stage, std::i
                        for (std::size_t j = 0; j < stage.weights.size() && status.ok(); ++j) {
                          status = other(i, j);
                          if (!status.ok() || linears == nullptr) continue;
-                         status = launch((*linears)[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
+                         status =
+                             runner_.launch((*linears)[j], stage.weights[j], stage, i, static_cast<std::int64_t>(j));
                        }
                        return status;
                      },
                      kChainsInGraph};
   };
   const Result<std::vector<double>> times =
-      time_in_turn({contender(nullptr), contender(&plans[0]), contender(&plans[1])}, stream_.get());
+      time_in_turn({contender(nullptr), contender(&plans[0]), contender(&plans[1])}, runner_.stream());
   if (!times.ok()) return times.status();
   Neighbours found;
-  found.suite = suite.name;
-  found.m = m;
-  found.a_type = a_type;
-  found.w_type = options_.w_type;
-  found.group_size = group_size;
+  found.problem = chain_problem(suite, m, a_type, group_size);
   found.others_us = (*times)[0];
   found.plain_us = (*times)[1];
   found.overlap_us = (*times)[2];
@@ -560,13 +483,13 @@ Status Session::show_timeline(const Suite& suite, const Stage& stage, const std:
     const auto copy = static_cast<std::int64_t>(i / plans.size());
     chain.push_back({stage.weights[linear].shape().name + " " + plans[linear].schedule(),
                      [&plans, &stage, this, linear, copy](void* moments, cudaStream_t) {
-                       return launch(plans[linear], stage.weights[linear], stage, copy,
-                                     static_cast<std::int64_t>(linear), moments);
+                       return runner_.launch(plans[linear], stage.weights[linear], stage, copy,
+                                             static_cast<std::int64_t>(linear), moments);
                      }});
   }
   printer_.note(fmt::format("{} chain, M={}, {}{}", suite.name, plans.front().problem().m,
                             name_of(plans.front().problem().a_type), options_.overlap ? ", dependent launch" : ""));
-  return print_timeline(chain, (kChains - 1) * plans.size(), stream_.get());
+  return print_timeline(chain, (kChains - 1) * plans.size(), runner_.stream());
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ Result<std::string> driver_name() {
 
 Result<DeviceFacts> select_device(int device) {
   int count = 0;
-  Status status = cuda_status(cudaGetDeviceCount(&count), "bench needs a CUDA device");
+  Status status = cuda_status(cudaGetDeviceCount(&count), "timing needs a CUDA device");
   if (!status.ok()) return status;
   if (device < 0 || device >= count) {
     return Status(StatusCode::kInvalidArgument,

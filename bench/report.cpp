@@ -1,13 +1,10 @@
 #include "bench/report.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 
 namespace machete::bench {
@@ -32,8 +29,9 @@ std::optional<double> ratio(std::optional<double> other, double us) {
   return *other / us;
 }
 
-Status io_error(const std::string& attempt, const std::string& path) {
-  return {StatusCode::kIo, fmt::format("cannot {} {}: {}", attempt, path, std::strerror(errno))};
+std::string title_of(const ChainProblem& chain) {
+  return fmt::format("{} chain, {} x {}, g{}", chain.suite, name_of(chain.a_type), name_of(chain.w_type),
+                     chain.group_size);
 }
 
 }  // namespace
@@ -60,21 +58,21 @@ Json to_json(const Report& report) {
   }
   Json chains = Json::array();
   for (const Chain& chain : report.chains) {
-    chains.push_back({{"suite", chain.suite},
-                      {"m", chain.m},
-                      {"a_type", name_of(chain.a_type)},
-                      {"w_type", name_of(chain.w_type)},
+    chains.push_back({{"suite", chain.problem.suite},
+                      {"m", chain.problem.m},
+                      {"a_type", name_of(chain.problem.a_type)},
+                      {"w_type", name_of(chain.problem.w_type)},
                       {"us", number_unless(chain.wrong, chain.us)},
                       {"cublas_us", number(chain.cublas_us)},
                       {"read_floor_us", number(chain.read_floor_us)}});
   }
   Json neighbours = Json::array();
   for (const Neighbours& chain : report.neighbours) {
-    neighbours.push_back({{"suite", chain.suite},
-                          {"m", chain.m},
-                          {"a_type", name_of(chain.a_type)},
-                          {"w_type", name_of(chain.w_type)},
-                          {"group_size", chain.group_size},
+    neighbours.push_back({{"suite", chain.problem.suite},
+                          {"m", chain.problem.m},
+                          {"a_type", name_of(chain.problem.a_type)},
+                          {"w_type", name_of(chain.problem.w_type)},
+                          {"group_size", chain.problem.group_size},
                           {"others_us", chain.others_us},
                           {"plain_us", chain.plain_us},
                           {"overlap_us", chain.overlap_us}});
@@ -92,37 +90,6 @@ Json to_json(const Report& report) {
           {"rows", rows},
           {"chains", chains},
           {"neighbours", neighbours}};
-}
-
-ResultFile::~ResultFile() {
-  if (!partial_.empty()) static_cast<void>(std::remove(partial_.c_str()));
-}
-
-Status ResultFile::open(const std::string& path) {
-  const std::string partial = path + ".partial";
-  std::FILE* file = std::fopen(partial.c_str(), "w");
-  if (file == nullptr) return io_error("write", partial);
-  static_cast<void>(std::fclose(file));
-  path_ = path;
-  partial_ = partial;
-  return {};
-}
-
-Status ResultFile::commit(const std::string& contents) {
-  std::FILE* file = std::fopen(partial_.c_str(), "w");
-  if (file == nullptr) return io_error("write", partial_);
-  bool written = std::fwrite(contents.data(), 1, contents.size(), file) == contents.size();
-  written = std::fflush(file) == 0 && written;
-  written = fsync(fileno(file)) == 0 && written;
-  const int error = errno;
-  written = std::fclose(file) == 0 && written;
-  if (!written) {
-    if (error != 0) errno = error;
-    return io_error("write", partial_);
-  }
-  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return io_error("create", path_);
-  partial_.clear();
-  return {};
 }
 
 Printer::Printer() : terminal_(isatty(STDERR_FILENO) != 0) {}
@@ -159,14 +126,13 @@ void Printer::row(const Row& row) {
 
 void Printer::chain(const Chain& chain) {
   clear_progress();
-  const std::string table = fmt::format("{} chain, {} x {}, g{}", chain.suite, name_of(chain.a_type),
-                                        name_of(chain.w_type), chain.group_size);
+  const std::string table = title_of(chain.problem);
   if (table != table_) {
     fmt::print("\n{}\n{:<15}{:>6}{:>24}{:>10}{:>9}{:>10}{:>7}\n", table, "", "M", "us", "cuBLAS", "x cuBLAS",
                "floor us", "floor");
     table_ = table;
   }
-  fmt::print("{:<15}{:>6}{:>24.2f}{:>10}{:>9}{:>10.2f}{:>6.0f}%{}\n", "all in turn", chain.m, chain.us,
+  fmt::print("{:<15}{:>6}{:>24.2f}{:>10}{:>9}{:>10.2f}{:>6.0f}%{}\n", "all in turn", chain.problem.m, chain.us,
              or_dash(chain.cublas_us, "{:.2f}"), or_dash(ratio(chain.cublas_us, chain.us), "{:.2f}"),
              chain.read_floor_us, 100 * chain.read_floor_us / chain.us, chain.wrong ? "  WRONG: see its linears" : "");
   static_cast<void>(std::fflush(stdout));
@@ -175,10 +141,9 @@ void Printer::chain(const Chain& chain) {
 void Printer::neighbours(const Neighbours& chain) {
   clear_progress();
   fmt::print(
-      "{} chain, {} x {}, g{}, M={}: {:.2f} us with its neighbours, {:.2f} with dependent launch; {:.2f} without "
+      "{}, M={}: {:.2f} us with its neighbours, {:.2f} with dependent launch; {:.2f} without "
       "the linears\n",
-      chain.suite, name_of(chain.a_type), name_of(chain.w_type), chain.group_size, chain.m, chain.plain_us,
-      chain.overlap_us, chain.others_us);
+      title_of(chain.problem), chain.problem.m, chain.plain_us, chain.overlap_us, chain.others_us);
   static_cast<void>(std::fflush(stdout));
 }
 

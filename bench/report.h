@@ -35,12 +35,17 @@ struct Row {
   std::string fault;                // why the result is wrong; empty if it is right, or unchecked
 };
 
-struct Chain {
+/// The linears of a suite in turn.
+struct ChainProblem {
   std::string suite;
   std::int64_t m = 0;
   DataType a_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size = 0;
+};
+
+struct Chain {
+  ChainProblem problem;
   double us = 0;
   std::optional<double> cublas_us;
   double read_floor_us = 0;
@@ -49,11 +54,7 @@ struct Chain {
 
 /// A chain with kernels of others between its linears.
 struct Neighbours {
-  std::string suite;
-  std::int64_t m = 0;
-  DataType a_type = DataType::kBf16;
-  WeightType w_type = WeightType::kU4b8;
-  std::int64_t group_size = 0;
+  ChainProblem problem;
   double others_us = 0;   // without the linears
   double plain_us = 0;    // with them, launched plainly
   double overlap_us = 0;  // with dependent launch
@@ -73,23 +74,6 @@ struct Report {
 
 /// The file's contents; bench/README.md describes it. The times of wrong results are null: they are none.
 nlohmann::ordered_json to_json(const Report& report);
-
-/// A file that appears complete or not at all. open() finds out early whether it can be written; what is not committed
-/// leaves nothing behind.
-class ResultFile {
- public:
-  ResultFile() = default;
-  ~ResultFile();
-  ResultFile(const ResultFile&) = delete;
-  ResultFile& operator=(const ResultFile&) = delete;
-
-  Status open(const std::string& path);
-  Status commit(const std::string& contents);
-
- private:
-  std::string path_;
-  std::string partial_;  // beside path_; empty when there is nothing to clean up
-};
 
 /// The table on stdout, line by line as results come in, with the progress on stderr between them.
 class Printer {

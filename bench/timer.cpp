@@ -13,8 +13,7 @@ namespace {
 
 using testing::cuda_status;
 
-constexpr double kMinGraphUs = 2000;     // shorter ones are captured again with more launches
-constexpr double kGraphUs = 4000;        // what is aimed at
+constexpr double kMinGraphPart = 0.5;    // of what is aimed at; shorter ones are captured again with more launches
 constexpr double kMeasurementUs = 40e3;  // for each contender, unless that is fewer than ...
 constexpr int kMinReplays = 5;
 constexpr int kMaxReplays = 31;
@@ -95,7 +94,7 @@ struct Track {
   std::int64_t launches = 0;
   double graph_us = 0;
 
-  static Result<Track> create(const Contender& contender, cudaStream_t stream) {
+  static Result<Track> create(const Contender& contender, double aim_us, cudaStream_t stream) {
     Result<Stopwatch> watch = Stopwatch::create();
     if (!watch.ok()) return watch.status();
 
@@ -110,8 +109,8 @@ struct Track {
 
     Track track;
     double launch_us = *us;
-    for (int attempt = 0; attempt < 3 && track.graph_us < kMinGraphUs; ++attempt) {
-      const double wanted = std::ceil(kGraphUs / std::max(launch_us, 0.1));
+    for (int attempt = 0; attempt < 3 && track.graph_us < kMinGraphPart * aim_us; ++attempt) {
+      const double wanted = std::ceil(aim_us / std::max(launch_us, 0.1));
       const std::int64_t ceiling = std::max(kMaxLaunches, contender.min_launches);
       track.launches = std::clamp(static_cast<std::int64_t>(wanted), contender.min_launches, ceiling);
       Result<GraphExec> graph = capture(contender, track.launches, stream);
@@ -135,16 +134,18 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contenders, cudaStream_t stream, int replays) {
+Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contenders, cudaStream_t stream,
+                                         const Effort& effort) {
   std::vector<Track> tracks;
   double round_us = 0;
   for (const Contender& contender : contenders) {
-    Result<Track> track = Track::create(contender, stream);
+    Result<Track> track = Track::create(contender, effort.graph_us, stream);
     if (!track.ok()) return track.status();
     round_us += track->graph_us;
     tracks.push_back(std::move(*track));
   }
   const double affordable = kMeasurementUs * static_cast<double>(tracks.size()) / std::max(round_us, 1.0);
+  int replays = effort.replays;
   if (replays == 0) {
     replays =
         static_cast<int>(std::clamp(affordable, static_cast<double>(kMinReplays), static_cast<double>(kMaxReplays)));
@@ -171,6 +172,23 @@ Result<std::vector<double>> time_in_turn(const std::vector<Contender>& contender
     medians.push_back(median(std::move(times)));
   }
   return medians;
+}
+
+Result<std::vector<double>> time_fastest(const std::vector<Contender>& contenders, cudaStream_t stream, double margin) {
+  Result<std::vector<double>> times = time_in_turn(contenders, stream, kShortRound);
+  if (!times.ok() || contenders.empty()) return times;
+  const double limit = margin * *std::min_element(times->begin(), times->end());
+  std::vector<std::size_t> indices;
+  std::vector<Contender> fast;
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    if ((*times)[i] > limit) continue;
+    indices.push_back(i);
+    fast.push_back(contenders[i]);
+  }
+  const Result<std::vector<double>> closer = time_in_turn(fast, stream);
+  if (!closer.ok()) return closer.status();
+  for (std::size_t i = 0; i < indices.size(); ++i) (*times)[indices[i]] = (*closer)[i];
+  return times;
 }
 
 Status run_once(const Contender& contender, cudaStream_t stream) {

@@ -12,6 +12,7 @@
 #include "machete/tokens.h"
 #include "testing/device_buffer.h"
 #include "testing/random.h"
+#include "tuning/result_file.h"
 
 namespace machete::bench {
 namespace {
@@ -70,7 +71,7 @@ nlohmann::ordered_json to_json(const DeviceFacts& facts, double read_tb_s, const
 Status run_token_bench(const TokenBenchOptions& options) {
   const Result<DeviceFacts> facts = select_device(options.device);
   if (!facts.ok()) return facts.status();
-  ResultFile file;
+  tuning::ResultFile file;
   if (!options.json_path.empty()) {
     if (Status status = file.open(options.json_path); !status.ok()) return status;
   }

@@ -39,11 +39,12 @@ def manifest() -> dict[tuple, dict]:
     return found
 
 
-def measured_families() -> set[tuple[str, str]]:
-    """Weight types, and the families that a table of theirs names."""
+def measured_families() -> set[tuple[str, str, str]]:
+    """Weight and activation types, and the families that a table of theirs names."""
     tables = [json.loads(path.read_text()) for path in ROOT.glob("tuning/*.json")]
-    return {(w_type, entry["schedule"].split("_")[0])
-            for table in tables for w_type in table["w_types"] for entry in table["entries"]}  # fmt: skip
+    return {(w_type, a_type, entry["schedule"].split("_")[0])
+            for table in tables for w_type in table["w_types"] for a_type in table.get("a_types", ("bf16", "f16"))
+            for entry in table["entries"]}  # fmt: skip
 
 
 def step(a_type: str, family: str) -> int:
@@ -73,7 +74,7 @@ def rows() -> list[tuple[str, ...]]:
                     continue
                 built = ", ".join(f"{where}: {len(row[where])}" for where in ("default", "all") if row[where])
                 tokens = "any" if family == "gemm" else f"1...{row['tokens']}"
-                speed = "measured" if a_type not in MEETS and (w_type, family) in measured else "model"
+                speed = "measured" if (w_type, a_type, family) in measured else "model"
                 result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, family), "cuda", family, built, tokens,
                                f"-1, any multiple of {step(a_type, family)}", "none" if family == "decode" else "all",
                                speed))  # fmt: skip

@@ -21,5 +21,6 @@ Command add_inspect(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_verify(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_tune(CLI::App& app);
 
 }  // namespace machete::tools

@@ -43,7 +43,7 @@ int run(int argc, char** argv) {
   const std::vector<machete::tools::Command> commands = {
       machete::tools::add_info(app),     machete::tools::add_list(app),    machete::tools::add_explain(app),
       machete::tools::add_quantize(app), machete::tools::add_inspect(app), machete::tools::add_convert(app),
-      machete::tools::add_verify(app),   machete::tools::add_bench(app)};
+      machete::tools::add_verify(app),   machete::tools::add_bench(app),   machete::tools::add_tune(app)};
 
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);

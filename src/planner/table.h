@@ -17,11 +17,12 @@ struct TableEntry {
   const char* schedule;
 };
 
-/// The choices measured on a GPU, by the start of its name, for weight types that cost the same; generated from
-/// tuning/*.json, which says when and how.
+/// The choices measured on a GPU, by the start of its name, for types that cost the same; generated from tuning/*.json,
+/// which says when and how.
 struct Table {
   const char* gpu;
   std::vector<WeightType> w_types;
+  std::vector<DataType> a_types;
   std::vector<TableEntry> entries;  // by n, k, overlap, then m_max
 };
 

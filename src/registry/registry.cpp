@@ -15,13 +15,14 @@ const std::vector<const kernels::Kernel*>& all() {
   return kernels;
 }
 
+WeightType packed_as(WeightType w_type) {
+  return w_type == WeightType::kS4 ? WeightType::kU4b8 : w_type == WeightType::kS8 ? WeightType::kU8b128 : w_type;
+}
+
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type) {
-  const WeightType packed_as = w_type == WeightType::kS4   ? WeightType::kU4b8
-                               : w_type == WeightType::kS8 ? WeightType::kU8b128
-                                                           : w_type;
   std::vector<const kernels::Kernel*> matching;
   for (const kernels::Kernel* kernel : all()) {
-    if (kernel->w_type == packed_as && kernel->a_type == a_type) matching.push_back(kernel);
+    if (kernel->w_type == packed_as(w_type) && kernel->a_type == a_type) matching.push_back(kernel);
   }
   return matching;
 }

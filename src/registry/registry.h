@@ -12,7 +12,10 @@ std::vector<kernels::KernelList> compiled_kernels();
 /// Every compiled kernel, in the manifest's order.
 const std::vector<const kernels::Kernel*>& all();
 
-/// Those for a pair of types. Types that are packed alike share kernels: s4 those of u4b8, s8 those of u8b128.
+/// The type whose kernels serve this one, packed alike: u4b8 for s4, u8b128 for s8, otherwise the type itself.
+WeightType packed_as(WeightType w_type);
+
+/// Those for a pair of types.
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type);
 /// Of those the kernels whose scales are of a type.
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type, DataType scale_type);

@@ -100,7 +100,8 @@ class Command : public tests::FolderTest {
 TEST_F(Command, HelpsWithEveryCommand) {
   const Outcome help = machete("--help");
   EXPECT_EQ(help.status, 0);
-  for (const std::string command : {"info", "list", "explain", "quantize", "inspect", "convert", "verify", "bench"}) {
+  for (const std::string command :
+       {"info", "list", "explain", "quantize", "inspect", "convert", "verify", "bench", "tune"}) {
     EXPECT_THAT(help.out, HasSubstr(command));
     const Outcome outcome = machete(command + " --help");
     EXPECT_EQ(outcome.status, 0);
@@ -122,6 +123,10 @@ TEST_F(Command, AnswersWrongUsageWithStatus2) {
   EXPECT_THAT(failure("quantize model.safetensors", 2), HasSubstr("--output"));
   EXPECT_THAT(failure("verify", 2), HasSubstr("FILE"));
   EXPECT_THAT(failure("verify x --m 0", 2), HasSubstr("0"));
+  EXPECT_THAT(failure("tune", 2), HasSubstr("--output"));
+  EXPECT_THAT(failure("tune -o t.json --shape 64", 2), HasSubstr("'64'"));
+  EXPECT_THAT(failure("tune -o t.json --a bf16,f16", 2), HasSubstr("--a"));
+  EXPECT_THAT(failure("tune -o t.json --except gem", 2), HasSubstr("gem"));
 }
 
 TEST_F(Command, DescribesItself) {
@@ -367,6 +372,7 @@ TEST_F(Command, NoticesDamage) {
 TEST_F(Command, SaysWhereTheBenchmarkCannotRun) {
   if (json("info")["build"]["cuda"].get<bool>()) GTEST_SKIP() << "this build has a CUDA backend";
   EXPECT_THAT(failure("bench --suite llama8b", 1), HasSubstr("no CUDA backend"));
+  EXPECT_THAT(failure("tune -o table.json", 1), HasSubstr("no CUDA backend"));
 }
 
 }  // namespace

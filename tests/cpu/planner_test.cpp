@@ -104,16 +104,20 @@ TEST_F(Planner, NamesParseBack) {
 }
 
 TEST(TuningTable, IsLookedUpByGpuTypeShapeAndTokens) {
-  const std::vector<Table> tables = {{"NVIDIA H100",
-                                      {WeightType::kU4b8, WeightType::kS4},
-                                      {{4096, 4096, 16, false, "a"},
-                                       {4096, 4096, 64, false, "b"},
-                                       {4096, 4096, 16, true, "d"},
-                                       {6144, 4096, 16, false, "c"}}},
-                                     {"NVIDIA H100", {WeightType::kE4m3}, {{4096, 4096, 16, false, "e"}}}};
+  const std::vector<Table> tables = {
+      {"NVIDIA H100",
+       {WeightType::kU4b8, WeightType::kS4},
+       {DataType::kBf16, DataType::kF16},
+       {{4096, 4096, 16, false, "a"},
+        {4096, 4096, 64, false, "b"},
+        {4096, 4096, 16, true, "d"},
+        {6144, 4096, 16, false, "c"}}},
+      {"NVIDIA H100", {WeightType::kE4m3}, {DataType::kBf16, DataType::kF16}, {{4096, 4096, 16, false, "e"}}},
+      {"NVIDIA H100", {WeightType::kU4b8}, {DataType::kS8}, {{4096, 4096, 16, false, "f"}}}};
   const auto find = [&](WeightType w_type, std::int64_t m, std::int64_t k, bool overlap,
-                        const char* gpu = "NVIDIA H100 80GB HBM3") {
+                        const char* gpu = "NVIDIA H100 80GB HBM3", DataType a_type = DataType::kBf16) {
     Problem problem;
+    problem.a_type = a_type;
     problem.w_type = w_type;
     problem.m = m;
     problem.n = 4096;
@@ -129,6 +133,10 @@ TEST(TuningTable, IsLookedUpByGpuTypeShapeAndTokens) {
   EXPECT_EQ(find(WeightType::kU4, 1, 4096, false), nullptr);
   EXPECT_EQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H200"), nullptr);
   EXPECT_EQ(find(WeightType::kU4b8, 1, 8192, false), nullptr);
+  EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H100", DataType::kF16), "a");
+  EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H100", DataType::kS8), "f");
+  EXPECT_EQ(find(WeightType::kS4, 1, 4096, false, "NVIDIA H100", DataType::kS8), nullptr);
+  EXPECT_EQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H100", DataType::kE4m3), nullptr);
 }
 
 TEST(Raster, VisitsEveryTileOnce) {
