@@ -115,12 +115,15 @@ Status write(const std::vector<Cost>& costs, Device device, const std::string& p
 Status print_host_cost(Device device, const std::string& json_path) {
   const Result<std::vector<Cost>> costs = measure(device);
   if (!costs.ok()) return costs.status();
+  if (!json_path.empty()) {
+    if (Status status = write(*costs, device, json_path); !status.ok()) return status;
+  }
   Table table({{"16x16 linear", Table::Align::kLeft}, {"fastest"}, {"median"}});
   for (const Cost& cost : *costs) {
     table.row({cost.call, fmt::format("{:.2f} µs", cost.fastest_us), fmt::format("{:.2f} µs", cost.median_us)});
   }
   table.print();
-  return json_path.empty() ? Status() : write(*costs, device, json_path);
+  return {};
 }
 
 }  // namespace machete::tools
