@@ -20,6 +20,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "api/placed.h"
 #include "machete/version.h"
 #include "native/packed.h"
 #include "native/status.h"
@@ -198,8 +199,9 @@ bool linear(PlanKey key, const TensorView& x /* [..., K] */, const TensorView& p
   }
   Stream stream;
   if (key.device.backend == Backend::kCuda) stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
-  check(machete::run(planned.plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
-                     planned.plan.workspace_size(), stream));
+  // Each tensor has said already where it lies.
+  check(internal::run_placed(planned.plan, {x.data_ptr(), &weight, out.data_ptr()},
+                             bytes > 0 ? workspace.data_ptr() : nullptr, planned.plan.workspace_size(), stream));
   return true;
 }
 
