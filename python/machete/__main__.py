@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -62,11 +63,15 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _shape(text: str) -> tuple[int, int]:
-    n, k = text.split("x")
-    return int(n), int(k)
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} must be NxK, such as 6144x4096")
+    return int(found[1]), int(found[2])
 
 
 def _numbers(text: str) -> list[int]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text} must be numbers of tokens, such as 1,16,256")
     return [int(part) for part in text.split(",")]
 
 

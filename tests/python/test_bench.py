@@ -32,3 +32,13 @@ def test_refuses_bad_arguments(shapes, ms, message):
 def test_the_command_refuses_bad_arguments(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(["bench", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--shape", "64"], "64 must be NxK"), (["--m", "1,x"], "1,x must be numbers"), (["--suite", "odd"], "invalid")],
+)
+def test_the_command_explains_its_options(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", *arguments])
+    assert message in capsys.readouterr().err
