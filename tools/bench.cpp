@@ -85,7 +85,7 @@ Status bench_on_gpu(const Options&) {
 #endif
 
 Status host_cost(const Options& options) {
-  return print_host_cost(options.device ? *options.device : default_device());
+  return print_host_cost(options.device ? *options.device : default_device(), options.json_path);
 }
 
 }  // namespace

@@ -3,13 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "api/memory.h"
+#include "build_info.h"
 #include "machete/linear.h"
+#include "machete/version.h"
+#include "options.h"
 #include "table.h"
 
 namespace machete::tools {
@@ -88,11 +95,29 @@ Result<std::vector<Cost>> measure(Device device) {
   return costs;
 }
 
+Status write(const std::vector<Cost>& costs, Device device, const std::string& path) {
+  nlohmann::ordered_json calls;
+  for (const Cost& cost : costs) calls[cost.call] = {{"fastest_us", cost.fastest_us}, {"median_us", cost.median_us}};
+  const nlohmann::ordered_json json = {{"device", to_string(device)},
+                                       {"machete", kVersion},
+                                       {"commit", build_info::kCommit},
+                                       {"size", kSize},
+                                       {"calls", calls}};
+  std::ofstream file(path);
+  file << json.dump(2) << '\n';
+  file.close();
+  if (file) return {};
+  return {StatusCode::kIo, fmt::format("cannot write {}: {}", path, std::strerror(errno))};
+}
+
 }  // namespace
 
-Status print_host_cost(Device device) {
+Status print_host_cost(Device device, const std::string& json_path) {
   const Result<std::vector<Cost>> costs = measure(device);
   if (!costs.ok()) return costs.status();
+  if (!json_path.empty()) {
+    if (Status status = write(*costs, device, json_path); !status.ok()) return status;
+  }
   Table table({{"16x16 linear", Table::Align::kLeft}, {"fastest"}, {"median"}});
   for (const Cost& cost : *costs) {
     table.row({cost.call, fmt::format("{:.2f} µs", cost.fastest_us), fmt::format("{:.2f} µs", cost.median_us)});

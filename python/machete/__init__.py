@@ -2,6 +2,7 @@
 
 from machete import _hook
 from machete._native import native
+from machete.bench import bench
 from machete.calibrate import calibrate, quantize_calibrated
 from machete.explain import Explanation, explain
 from machete.fuse import fuse_model
@@ -17,6 +18,7 @@ __all__ = [
     "PackedWeight",
     "QuantizedWeight",
     "Schedule",
+    "bench",
     "calibrate",
     "explain",
     "fuse_model",

@@ -170,17 +170,22 @@ class Linear(nn.Module):
         return 2 * self.out_features if self.swiglu else self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
+        packed: Any
+        try:
+            packed, bias = self._buffers["packed_weight"], self._parameters["bias"]  # a tenth of an attribute's cost
+        except KeyError:
+            packed, bias = self.packed_weight, self.bias  # parametrised, or in other hands
         result = ops.linear(
             x,
-            self.packed_weight,
-            self._rows(),
+            packed,
+            2 * self.out_features if self.swiglu else self.out_features,
             self.in_features,
             self.weight_type,
             NAMES[self.dtype],
             self.group_size,
             swiglu=self.swiglu,
         )
-        return result if self.bias is None else result.add_(self.bias)
+        return result if bias is None else result.add_(bias)
 
     def adopt(self, packed: PackedWeight) -> None:
         """Takes a weight of the layer's sizes, dtype and epilogue, of any type and groups; ValueError for others."""

@@ -21,7 +21,9 @@ _products: dict[Any, Any] = {}  # functions (x [M, K], packed, out) of the libra
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
-_jit_trace = torch._C._get_tracing_state
+_traces = torch._C._is_tracing
+_compiles = torch.compiler.is_compiling
+_profiles = torch.autograd._profiler_enabled
 
 _LINEAR = (
     "(Tensor x, Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, *, "
@@ -49,49 +51,47 @@ def _check(x: Tensor, packed: Tensor, k: int, scale_type: str) -> None:
         raise ValueError(f"x lies on {x.device}, the weight on {packed.device}; move one to the other")
 
 
-def _rows(x: Tensor, k: int) -> Tensor:
-    """x as [M, K] with rows that the kernels can read; a copy only where they cannot."""
-    rows = x if x.dim() == 2 else x.reshape(-1, k)
-    if rows.is_contiguous():
-        pass
-    elif (k > 1 and rows.stride(1) != 1) or (rows.shape[0] > 1 and rows.stride(0) < k):
-        rows = rows.contiguous()
-    if rows.is_cuda and rows.data_ptr() % 16 != 0:
-        rows = rows.clone(memory_format=torch.contiguous_format)
-    return rows
-
-
 # The types, the group size and the options, in the order of the operator's arguments; swiglu is the last.
 How = tuple[str, str, int, str, bool, bool, bool]
 
 
-def _run(x: Tensor, packed: Tensor, out: Tensor, k: int, how: How) -> None:
-    run = _products.get(how) or _products.setdefault(how, native.linear_of(*how))
-    run(_rows(x, k), packed, out if out.dim() == 2 else out.view(-1, out.shape[-1]))
-
-
 def _product(x: Tensor, packed: Tensor, n: int, k: int, how: How) -> Tensor:
-    _check(x, packed, k, how[1])
+    shape = x.shape
+    if not shape or shape[-1] != k:
+        _check(x, packed, k, how[1])
     columns = n // 2 if how[-1] else n
-    run = _products.get(how)
-    if run is not None and x.dim() == 2 and x.is_contiguous() and not x.is_cuda:  # as below, with fewer words
-        out = x.new_empty((x.shape[0], columns))
-        run(x, packed, out)
-        return out
-    out = x.new_empty((*x.shape[:-1], columns))
+    # Sizes one by one are half as dear as a tuple of them.
+    out = x.new_empty(shape[0], columns) if len(shape) == 2 else x.new_empty(*shape[:-1], columns)
     _run(x, packed, out, k, how)
     return out
 
 
 def _product_into(out: Tensor, x: Tensor, packed: Tensor, n: int, k: int, how: How) -> None:
-    _check(x, packed, k, how[1])
-    _check_out(x, out, _columns(n, how[-1]))
+    shape = x.shape
+    columns = n // 2 if how[-1] else n
+    if not shape or shape[-1] != k or out.shape != (*shape[:-1], columns):
+        _check(x, packed, k, how[1])
+        _check_out(x, out, columns)
     # Where rows of `out` are no rows of a matrix, or a kernel could not write them, they are written elsewhere first.
-    direct = out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0)
-    target = out.detach() if direct else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    _run(x, packed, target, k, how)
-    if not direct:
-        out.detach().copy_(target)
+    if out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0):
+        _run(x, packed, out.detach() if out.requires_grad else out, k, how)
+    else:
+        _check_out(x, out, columns)
+        out.detach().copy_(_product(x, packed, n, k, how))
+
+
+def _run(x: Tensor, packed: Tensor, out: Tensor, k: int, how: How) -> None:
+    """The library's call. It checks what `_check` does, but K where the weight lies on a GPU: callers have."""
+    run = _products.get(how) or _products.setdefault(how, native.linear_of(*how))
+    try:
+        if not run(x, packed, out):  # the kernels cannot read its rows as they lie
+            run(x.clone(memory_format=torch.contiguous_format), packed, out)
+        return
+    except ValueError as error:
+        refusal = error
+    _check(x, packed, k, how[1])  # in torch's words
+    _check_out(x, out, out.shape[-1])
+    raise refusal
 
 
 def _linear(
@@ -164,7 +164,7 @@ def linear(
 def _is_unwatched(x: Tensor, packed: Tensor) -> bool:
     """Whether neither gradients nor tracing, modes, transforms or a profiler have to know of what happens to x."""
     return (
-        not torch.compiler.is_compiling()
+        not _compiles()
         and type(x) is Tensor
         and type(packed) is Tensor
         and not x.is_meta
@@ -172,9 +172,9 @@ def _is_unwatched(x: Tensor, packed: Tensor) -> bool:
         and _dispatch_modes() == 0
         and _function_modes() == 0
         and _transforms() is None
-        and _jit_trace() is None
+        and not _traces()
         and forward_ad._current_level < 0
-        and not torch.autograd._profiler_enabled()
+        and not _profiles()
     )
 
 

@@ -9,8 +9,10 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/string.h>
 
+#include <cstdint>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <string_view>
@@ -18,6 +20,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "api/placed.h"
 #include "machete/version.h"
 #include "native/packed.h"
 #include "native/status.h"
@@ -119,23 +122,49 @@ PlanCache& plan_cache() {
   return *cache;
 }
 
-// Elements between the rows of a matrix whose rows are contiguous; 0, the default, where there is but one or none.
-std::int64_t row_stride(const char* name, const TensorView& matrix) {
-  if (matrix.ndim() != 2 || (matrix.size(0) > 0 && matrix.size(1) > 1 && matrix.stride(1) != 1)) {
-    raise(StatusCode::kInvalidArgument,
-          fmt::format("{} of {} must have 2 dimensions and contiguous rows; reshape it", name, describe(matrix)));
+// A tensor [..., columns] as a matrix.
+struct Matrix {
+  std::int64_t rows, columns;
+  std::int64_t stride;  // elements between rows; 0, the default, where there is but one or none
+};
+
+// Where it is one that the library takes as it lies: its rows are contiguous, evenly apart, and on a GPU aligned.
+std::optional<Matrix> matrix_of(const TensorView& tensor) {
+  const int last = tensor.ndim() - 1;
+  if (last < 0) return std::nullopt;
+  constexpr std::uintptr_t kCudaAlignment = 16;
+  if (tensor.device().device_type == kDLCUDA &&
+      reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % kCudaAlignment != 0) {
+    return std::nullopt;
   }
-  return matrix.size(0) > 1 ? matrix.stride(0) : 0;
+  Matrix matrix = {1, tensor.size(last), 0};
+  bool even = matrix.columns <= 1 || tensor.stride(last) == 1;
+  for (int i = last - 1; i >= 0; --i) {
+    if (tensor.size(i) == 1) continue;
+    if (matrix.rows == 1) matrix.stride = tensor.stride(i);
+    even = even && tensor.stride(i) == matrix.stride * matrix.rows;
+    matrix.rows *= tensor.size(i);
+  }
+  if (matrix.rows == 0) return Matrix{0, matrix.columns, 0};
+  if (!even || (matrix.rows > 1 && matrix.stride < matrix.columns)) return std::nullopt;
+  return matrix;
 }
 
-// One product: `key` has what does not depend on the tensors.
-void linear(PlanKey key, const TensorView& x /* [M, K] */, const TensorView& packed,
-            const TensorView& out /* [M, N], with swiglu [M, N / 2] */) {
-  key.lda = row_stride("x", x);
-  key.ldd = row_stride("out", out);
-  key.m = x.size(0);
-  key.k = x.size(1);
-  key.n = key.swiglu ? out.size(1) * 2 : out.size(1);
+// One product: `key` has what does not depend on the tensors. False: x has to be copied before, nothing was done.
+bool linear(PlanKey key, const TensorView& x /* [..., K] */, const TensorView& packed,
+            const TensorView& out /* [..., N], with swiglu [..., N / 2] */) {
+  const std::optional<Matrix> a = matrix_of(x);
+  const std::optional<Matrix> d = matrix_of(out);
+  if (!d) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("out of {} must have contiguous and aligned rows; allocate it so", describe(out)));
+  }
+  if (!a) return false;
+  key.lda = a->stride;
+  key.ldd = d->stride;
+  key.m = a->rows;
+  key.k = a->columns;
+  key.n = key.swiglu ? d->columns * 2 : d->columns;
   key.device = device_of(packed);
 
   for (const auto& [name, tensor] : {std::pair{"x", &x}, std::pair{"out", &out}}) {
@@ -150,7 +179,7 @@ void linear(PlanKey key, const TensorView& x /* [M, K] */, const TensorView& pac
                                                       name_of(key.device.backend), key.device.ordinal));
     }
   }
-  if (out.size(0) != key.m) {
+  if (d->rows != key.m) {
     raise(StatusCode::kInvalidArgument,
           fmt::format("out of {} must have the {} rows of x; allocate it so", describe(out), key.m));
   }
@@ -170,13 +199,15 @@ void linear(PlanKey key, const TensorView& x /* [M, K] */, const TensorView& pac
   }
   Stream stream;
   if (key.device.backend == Backend::kCuda) stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
-  check(machete::run(planned.plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
-                     planned.plan.workspace_size(), stream));
+  // Each tensor has said already where it lies.
+  check(internal::run_placed(planned.plan, {x.data_ptr(), &weight, out.data_ptr()},
+                             bytes > 0 ? workspace.data_ptr() : nullptr, planned.plan.workspace_size(), stream));
+  return true;
 }
 
-// The products of weights of one kind under one set of options, as a function (x, packed, out): what is said of them in
-// words is understood once.
-tvm::ffi::TypedFunction<void(TensorView, TensorView, TensorView)> linear_of(const String& weight_type,
+// The products of weights of one kind under one set of options, as a function (x, packed, out), which is `linear`: what
+// is said of them in words is understood once.
+tvm::ffi::TypedFunction<bool(TensorView, TensorView, TensorView)> linear_of(const String& weight_type,
                                                                             const String& scale_type,
                                                                             std::int64_t group_size,
                                                                             const String& schedule, bool overlap,
@@ -189,7 +220,7 @@ tvm::ffi::TypedFunction<void(TensorView, TensorView, TensorView)> linear_of(cons
   key.batch_invariant = batch_invariant;
   key.swiglu = swiglu;
   key.schedule = view(schedule);
-  return [key](TensorView x, TensorView packed, TensorView out) { linear(key, x, packed, out); };
+  return [key](TensorView x, TensorView packed, TensorView out) { return linear(key, x, packed, out); };
 }
 
 // name, estimate in us, workspace in bytes, reason

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "api/memory.h"
+#include "api/placed.h"
 #include "api/plan_state.h"
 #include "api/validate.h"
 #include "machete/linear.h"
@@ -87,13 +88,18 @@ Status check_arguments(const internal::PlanState& state, const Arguments& argume
                           state.workspace_size)};
     }
   }
-  if (state.device.backend == Backend::kCpu) return {};
   const PackedHeader& header = arguments.weight->header();
-  if (header.permutation_bytes != 0 && !problem.act_order) {
+  if (state.device.backend == Backend::kCuda && header.permutation_bytes != 0 && !problem.act_order) {
     return {
         StatusCode::kIncompatible,
         "the weight has K in an order of its own (g_idx), for which the plan has no workspace; plan with act_order"};
   }
+  return {};
+}
+
+// That everything lies on the plan's device.
+Status check_places(const internal::PlanState& state, const Arguments& arguments, const void* workspace) {
+  if (state.device.backend == Backend::kCpu) return {};
   const std::pair<const char*, const void*> places[] = {{"a", arguments.a},
                                                         {"d", arguments.d},
                                                         {"token_scale", arguments.token_scale},
@@ -148,28 +154,21 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
 }
 #endif
 
-}  // namespace
-
-#if MACHETE_HAS_CUDA
-Result<kernels::Launch> internal::launch_of(const Plan& plan, const Arguments& arguments, void* workspace,
-                                            std::size_t workspace_size, Stream stream) {
-  const PlanState& state = *PlanAccess::state(plan);
-  if (Status status = check_arguments(state, arguments, workspace, workspace_size); !status.ok()) return status;
-  return arrange(state, arguments, workspace, stream);
-}
-#endif
-
-Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
-                              Stream stream, void* timeline) {
-  if (PlanAccess::state(plan) == nullptr) {
+// `placed`: the caller knows that everything lies on the plan's device.
+Status run_checked(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+                   Stream stream, void* timeline, bool placed) {
+  if (internal::PlanAccess::state(plan) == nullptr) {
     return {StatusCode::kInvalidArgument, "the plan is empty; make one with plan()"};
   }
-  const PlanState& state = *PlanAccess::state(plan);
+  const internal::PlanState& state = *internal::PlanAccess::state(plan);
   if (state.problem.m == 0) return {};
+  Status status = check_arguments(state, arguments, workspace, workspace_size);
+  if (status.ok() && !placed) status = check_places(state, arguments, workspace);
+  if (!status.ok()) return status;
 #if MACHETE_HAS_CUDA
   if (state.device.backend == Backend::kCuda) {
     const memory::CurrentDevice current(state.device);
-    Result<kernels::Launch> launch = launch_of(plan, arguments, workspace, workspace_size, stream);
+    Result<kernels::Launch> launch = arrange(state, arguments, workspace, stream);
     if (!launch.ok()) return launch.status();
     launch->timeline = timeline;
     return memory::cuda_status(state.schedule.kernel->launch(*launch, stream.native), "launching a kernel");
@@ -178,12 +177,34 @@ Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void
   static_cast<void>(stream);
   static_cast<void>(timeline);
 #endif
-  const Status status = check_arguments(state, arguments, workspace, workspace_size);
-  return status.ok() ? reference::linear(state.problem, arguments) : status;
+  return reference::linear(state.problem, arguments);
+}
+
+}  // namespace
+
+#if MACHETE_HAS_CUDA
+Result<kernels::Launch> internal::launch_of(const Plan& plan, const Arguments& arguments, void* workspace,
+                                            std::size_t workspace_size, Stream stream) {
+  const PlanState& state = *PlanAccess::state(plan);
+  Status status = check_arguments(state, arguments, workspace, workspace_size);
+  if (status.ok()) status = check_places(state, arguments, workspace);
+  if (!status.ok()) return status;
+  return arrange(state, arguments, workspace, stream);
+}
+#endif
+
+Status internal::run_recorded(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+                              Stream stream, void* timeline) {
+  return run_checked(plan, arguments, workspace, workspace_size, stream, timeline, false);
+}
+
+Status internal::run_placed(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size,
+                            Stream stream) {
+  return run_checked(plan, arguments, workspace, workspace_size, stream, nullptr, true);
 }
 
 Status run(const Plan& plan, const Arguments& arguments, void* workspace, std::size_t workspace_size, Stream stream) {
-  return internal::run_recorded(plan, arguments, workspace, workspace_size, stream, nullptr);
+  return run_checked(plan, arguments, workspace, workspace_size, stream, nullptr, false);
 }
 
 }  // namespace machete

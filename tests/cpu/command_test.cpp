@@ -369,6 +369,17 @@ TEST_F(Command, NoticesDamage) {
   EXPECT_THAT(failure("verify d.safetensors", 1), HasSubstr("d.safetensors"));
 }
 
+TEST_F(Command, WritesWhatCallsCostTheHost) {
+  EXPECT_EQ(machete("bench --host-cost --device cpu --json cost.json").status, 0);
+  const Json cost = Json::parse(get(path("cost.json")));
+  EXPECT_EQ(cost["device"], "cpu");
+  const Json call = cost["calls"]["run, M=1"];
+  EXPECT_GT(call["fastest_us"].get<double>(), 0);
+  EXPECT_GE(call["median_us"].get<double>(), call["fastest_us"].get<double>());
+  EXPECT_THAT(failure("bench --host-cost --device cpu --json nowhere/cost.json", 1),
+              HasSubstr("cannot write nowhere/cost.json"));
+}
+
 TEST_F(Command, SaysWhereTheBenchmarkCannotRun) {
   if (json("info")["build"]["cuda"].get<bool>()) GTEST_SKIP() << "this build has a CUDA backend";
   EXPECT_THAT(failure("bench --suite llama8b", 1), HasSubstr("no CUDA backend"));

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.utils.parametrize
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import machete
 from machete import ops
+from machete._native import native
 
 
 @pytest.fixture
@@ -107,6 +109,42 @@ def test_meta_tensors_have_shapes_alone(packed):
     assert y.is_meta and y.shape == (2, 3, 48)
     layer = machete.Linear(80, 48, device="meta")
     assert layer(torch.empty(3, 80, dtype=torch.bfloat16, device="meta")).shape == (3, 48)
+
+
+LAYOUTS = {  # of x, and whether its rows are read as they lie
+    "one row": (lambda x: x[0, 0], True),
+    "contiguous": (lambda x: x, True),
+    "the last of each sequence": (lambda x: x[:, -1:], True),
+    "every other sequence": (lambda x: x[::2], False),
+    "every other row": (lambda x: x[0, ::2], True),
+    "sequences apart": (lambda x: x[:, :2], False),
+    "transposed": (lambda x: x.transpose(0, 1), False),
+    "repeated": (lambda x: x[:1, :1].expand(4, 3, 80), False),
+    "no rows": (lambda x: x[:, :0], True),
+    "every other column": (lambda x: x.repeat_interleave(2, dim=-1)[..., ::2], False),
+    "columns first": (lambda x: x[0].T.contiguous().T, False),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_are_copied_only_where_they_must_be(packed, layout):
+    view, as_it_lies = LAYOUTS[layout]
+    x = view(torch.randn(4, 3, 80, dtype=torch.bfloat16))
+    expected = machete.linear(x.contiguous(), packed)
+    assert torch.equal(machete.linear(x, packed), expected)
+    run = native.linear_of("u4b8", "bf16", 16, "", False, False, False)
+    out = torch.empty_like(expected)
+    assert run(x, packed.data, out) == as_it_lies
+    assert not as_it_lies or torch.equal(out, expected)
+
+
+def test_a_bias_may_be_in_other_hands(packed):
+    layer = machete.Linear.from_packed(packed, torch.randn(48))
+    x = torch.randn(3, 80, dtype=torch.bfloat16)
+    expected = layer(x)
+    torch.nn.utils.parametrize.register_parametrization(layer, "bias", torch.nn.Identity())
+    assert "bias" not in layer._parameters
+    assert torch.equal(layer(x), expected)
 
 
 def on_meta(packed):
