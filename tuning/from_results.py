@@ -15,9 +15,14 @@ import argparse
 import collections
 import json
 import pathlib
+import re
 
-# Weight types that run on another's kernels.
-SAME_KERNELS = {"u4b8": ["s4"], "u8b128": ["s8"]}
+MANIFEST = pathlib.Path(__file__).resolve().parent.parent / "instances" / "manifest.txt"
+
+
+def running_on(w_type: str) -> list[str]:
+    """The weight types that run on another's kernels."""
+    return re.findall(rf"^type (\w+) [^#]* as {w_type} ", MANIFEST.read_text(), re.MULTILINE)
 
 
 def entries_of(rows: list[dict], tolerance: float) -> list[dict]:
@@ -105,7 +110,7 @@ def main() -> None:
         entries = merge(entries, kept["entries"])
     table = {
         "gpu": arguments.gpu,
-        "w_types": [w_type, *SAME_KERNELS.get(w_type, [])],
+        "w_types": [w_type, *running_on(w_type)],
         "provenance": provenance,
         "entries": entries,
     }

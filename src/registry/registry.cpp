@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/convert/coding.h"
+
 namespace machete::registry {
 
 const std::vector<const kernels::Kernel*>& all() {
@@ -16,12 +18,10 @@ const std::vector<const kernels::Kernel*>& all() {
 }
 
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type) {
-  const WeightType packed_as = w_type == WeightType::kS4   ? WeightType::kU4b8
-                               : w_type == WeightType::kS8 ? WeightType::kU8b128
-                                                           : w_type;
+  const convert::Type* type = convert::find(w_type);
   std::vector<const kernels::Kernel*> matching;
   for (const kernels::Kernel* kernel : all()) {
-    if (kernel->w_type == packed_as && kernel->a_type == a_type) matching.push_back(kernel);
+    if (type != nullptr && kernel->w_type == type->runs_as && kernel->a_type == a_type) matching.push_back(kernel);
   }
   return matching;
 }

@@ -12,7 +12,7 @@ std::vector<kernels::KernelList> compiled_kernels();
 /// Every compiled kernel, in the manifest's order.
 const std::vector<const kernels::Kernel*>& all();
 
-/// Those for a pair of types. Types that are packed alike share kernels: s4 those of u4b8, s8 those of u8b128.
+/// Those for a pair of types. Types that are packed alike share kernels, as the manifest has it.
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type);
 /// Of those the kernels whose scales are of a type.
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type, DataType scale_type);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "tests/cpu/reference_case.h"
 
@@ -42,7 +43,8 @@ TEST(Dequantize, ReadsAnExampleByHand) {
 
 TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
   for (const Kind& kind : all_kinds()) {
-    const bool is_signed = kind.type == WeightType::kS4 || kind.type == WeightType::kS8;
+    const convert::Coding coding = convert::coding_of(kind.type);
+    const bool is_signed = coding.is_signed;
     const std::size_t bits = static_cast<std::size_t>(bits_of(kind.type));
     for (const DataType scale_type : {DataType::kBf16, DataType::kF16, DataType::kF32}) {
       for (const std::int64_t k : {1, 15, 16, 63, 65, 100, 576}) {
@@ -57,9 +59,9 @@ TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
               if (is_signed && q >= 1 << (bits - 1)) q -= 1 << bits;
               const std::int64_t at = (group_size < 0 ? 0 : column / group_size) * n + row;
               float zero = is_signed ? 0 : bits == 4 ? 8 : 128;
-              if (kind.type == WeightType::kE4m3 || kind.type == WeightType::kE2m1) {
+              if (!coding.is_integer()) {
                 ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
-                          to_float(scale_type, weight.scales.data(), at) * convert::coding_of(kind.type).value(q));
+                          to_float(scale_type, weight.scales.data(), at) * coding.value(q));
                 continue;
               }
               if (has_zero_points(kind.type)) zero = to_float(kind.zero_point_type, weight.zero_points.data(), at);
