@@ -98,6 +98,20 @@ TEST(Dequantize, FloatingPointCodesHaveTheirValues) {
   EXPECT_EQ(e4m3.value(0x7e), 448);
   EXPECT_TRUE(std::signbit(e4m3.value(0x80)));
 
+  // Eigen's half has one byte more of mantissa.
+  const convert::Coding e5m2 = convert::coding_of(WeightType::kE5m2);
+  for (int u = 0; u < 256; ++u) {
+    const std::uint16_t bits = static_cast<std::uint16_t>(u << 8);
+    const float expected = to_float(DataType::kF16, &bits, 0);
+    if (std::isnan(expected)) {
+      EXPECT_TRUE(std::isnan(e5m2.value(u)));
+    } else {
+      EXPECT_EQ(e5m2.value(u), expected);
+    }
+  }
+  EXPECT_EQ(e5m2.largest(), 57344);
+  EXPECT_EQ(e5m2.value(0x7c), std::numeric_limits<float>::infinity());
+
   std::uint8_t exponents[] = {0, 126, 127, 130, 254, 255};
   EXPECT_EQ(to_float(DataType::kE8m0, exponents, 0), 0x1p-127f);
   EXPECT_EQ(to_float(DataType::kE8m0, exponents, 1), 0.5f);
