@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 
+from manifest import weight_types
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-TYPES = ("u4", "u4b8", "s4", "e2m1", "u8", "u8b128", "s8", "e4m3")
 GROUP_SIZES = (16, 32, 64, 128, 256, -1)
 
 
@@ -36,7 +37,7 @@ def rows(machete: str, model: pathlib.Path) -> list[str]:
         "| weight type | group size | bits a weight | error | worst layer | error without search | worst layer |",
         "|---|---|---|---|---|---|---|",
     ]
-    for weight_type in TYPES:
+    for weight_type in weight_types():
         for group_size in GROUP_SIZES:
             found, plain = (measure(machete, model, weight_type, group_size, search) for search in (True, False))
             percent = [f"{100 * x[key]:.3g}%" for x in (found, plain) for key in ("error", "worst")]

@@ -11,28 +11,26 @@ import json
 import pathlib
 import sys
 
+from manifest import kernels as manifest_kernels
+from manifest import weight_types
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-WEIGHTS = ("u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1")
+WEIGHTS = weight_types()
 ACTIVATIONS = ("bf16", "f16", "s8", "e4m3")
-RUNS_AS = {"s4": "u4b8", "s8": "u8b128"}  # src/registry: types that are packed alike share kernels
-MEETS = {"s8": ("u4b8", "s4", "u8b128", "s8"), "e4m3": ("u4b8", "s4", "e4m3", "e2m1")}  # 16 bits meet all
+NARROW = ("s8", "e4m3")
 FAMILIES = ("gemm", "batch", "decode")
 SAMPLED = (-1, 16, 32, 48, 64, 96, 128, 256)  # the group sizes that `machete list` asks a kernel about
 HEAD = "weights activations outputs backend family built tokens groups epilogues speed".split()
 
 
 def meets(w_type: str, a_type: str) -> bool:
-    return w_type in MEETS.get(a_type, WEIGHTS)
+    return a_type not in NARROW or a_type in WEIGHTS[w_type].meets
 
 
 def manifest() -> dict[tuple, dict]:
     """By weight type, activation type and family: the names in each set, and the most tokens."""
     found: dict[tuple, dict] = {}
-    for line in (ROOT / "instances" / "manifest.txt").read_text().splitlines():
-        words = line.split("#")[0].split()
-        if not words:
-            continue
-        where, family, weight, a_type, tile, *number = words
+    for where, family, weight, a_type, tile, *number in manifest_kernels():
         row = found.setdefault((weight, a_type, family), {"default": set(), "all": set(), "tokens": 0})
         row[where].add(f"{family}_{tile}" + ("w16" if family == "batch" and number == ["16"] else ""))
         row["tokens"] = max(row["tokens"], int(tile.split("x")[1]))
@@ -49,11 +47,11 @@ def measured_families() -> set[tuple[str, str, str]]:
 
 def step(a_type: str, family: str) -> int:
     """Of what groups must be multiples."""
-    return 128 if family == "decode" else 32 if a_type in MEETS else 16
+    return 128 if family == "decode" else 32 if a_type in NARROW else 16
 
 
 def outputs(a_type: str, family: str) -> str:
-    narrow = "bf16" if a_type in MEETS else a_type
+    narrow = "bf16" if a_type in NARROW else a_type
     return f"`{narrow}`" if family == "decode" else f"`{narrow}`, `f32`"
 
 
@@ -69,7 +67,7 @@ def rows() -> list[tuple[str, ...]]:
     for w_type in WEIGHTS:
         for a_type in ACTIVATIONS:
             for family in FAMILIES:
-                row = kernels.get((RUNS_AS.get(w_type, w_type), a_type, family))
+                row = kernels.get((WEIGHTS[w_type].runs_as, a_type, family))
                 if row is None or not meets(w_type, a_type):
                     continue
                 built = ", ".join(f"{where}: {len(row[where])}" for where in ("default", "all") if row[where])
@@ -117,7 +115,7 @@ def contradictions(built: list[dict]) -> list[str]:
     for (w_type, a_type, family), kernels in served.items():
         what = f"{w_type} x {a_type} {family}"
         names = {kernel["name"] for kernel in kernels}
-        row = known.get((RUNS_AS.get(w_type, w_type), a_type, family), {"default": set(), "all": set(), "tokens": 0})
+        row = known.get((WEIGHTS[w_type].runs_as, a_type, family), {"default": set(), "all": set(), "tokens": 0})
         if family != "cpu" and not names <= row["default"] | row["all"]:
             wrong.append(f"{what}: {sorted(names - row['default'] - row['all'])} are not in the manifest")
         sizes = {size for kernel in kernels for size in kernel["group_sizes"]}

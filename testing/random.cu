@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/convert/coding.h"
 #include "testing/cuda_status.h"
 #include "testing/random.h"
 
@@ -103,12 +104,12 @@ __global__ void fill_matrix(T* out, std::int64_t rows, std::int64_t columns, std
   }
 }
 
-// A byte all of whose bits but the first are `never` gets another last bit.
-__global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t seed, int never) {
+// Bytes whose bits but the first are at least `end` start anew from 0.
+__global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t seed, int end) {
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
     const auto byte = static_cast<std::uint8_t>(hash(seed, static_cast<std::uint64_t>(i)) >> 56);
-    out[i] = static_cast<std::uint8_t>((byte & 0x7f) == never ? byte ^ 1 : byte);
+    out[i] = static_cast<std::uint8_t>((byte & 0x7f) >= end ? byte - end : byte);
   }
 }
 
@@ -170,8 +171,12 @@ Status fill_qweight(WeightType type, void* qweight, std::int64_t n, std::int64_t
                     cudaStream_t stream) {
   const std::int64_t bytes = n * ((k * bits_of(type) + 7) / 8);
   if (bytes == 0) return {};
+  // Of floating-point bytes numbers alone, and none so large that sums leave f16.
+  const convert::Coding coding = convert::coding_of(type);
+  int end = 128;
+  while (!coding.is_integer() && coding.bits == 8 && !(coding.value(end - 1) <= 448)) --end;
   fill_bytes<<<blocks_for(bytes), kThreads, 0, stream>>>(static_cast<std::uint8_t*>(qweight), bytes,
-                                                         seed ^ kQweightSalt, type == WeightType::kE4m3 ? 0x7f : -1);
+                                                         seed ^ kQweightSalt, end);
   return launch_status("fill with test data");
 }
 

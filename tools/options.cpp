@@ -63,10 +63,12 @@ CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types) {
 }
 
 CLI::Option* add_weight_type(CLI::App& app, WeightType& type) {
+  std::vector<std::string_view> names;
+  for (const WeightType known : weight_types()) names.push_back(name_of(known));
   return app
       .add_option_function<std::string>(
           "--type", [&type](const std::string& name) { type = checked(parse_weight_type(name), "--type"); },
-          "weight type: u4b8, s4, u8b128, s8 (symmetric), u4, u8 (with zero points), e2m1, e4m3; default u4b8")
+          fmt::format("weight type: {}; default u4b8", fmt::join(names, ", ")))
       ->type_name("TYPE");
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "machete/status.h"
+#include "machete/weight_type.h"  // generated: the types of instances/manifest.txt
 
 namespace machete {
 
@@ -18,18 +19,6 @@ enum class DataType : std::uint8_t {
   kE4m3 = 4,  // activations; scales of NVFP4
   kE8m0 = 5,  // scales of MXFP4: 2^(e - 127), 255 is NaN
   kS8 = 6,    // activations
-};
-
-/// Types of quantised weights, named as the field names them. The values are part of the PackedWeight file format.
-enum class WeightType : std::uint8_t {
-  kU4b8 = 0,    // 4 bit, value = (q - 8) * scale (GPTQ, compressed-tensors)
-  kU4 = 1,      // 4 bit, value = (q - zero_point) * scale (AWQ, HQQ)
-  kU8b128 = 2,  // 8 bit, value = (q - 128) * scale (GPTQ)
-  kU8 = 3,      // 8 bit, value = (q - zero_point) * scale
-  kS4 = 4,      // 4 bit, value = q * scale, q in two's complement
-  kS8 = 5,      // 8 bit, value = q * scale, q in two's complement (compressed-tensors, GGUF)
-  kE4m3 = 6,    // 8 bit, floating point, value = q * scale (fp8 checkpoints)
-  kE2m1 = 7,    // 4 bit, floating point, value = q * scale (MXFP4, NVFP4)
 };
 
 enum class Backend : std::uint8_t { kCpu, kCuda };
@@ -60,7 +49,7 @@ bool has_zero_points(WeightType type);
 std::vector<WeightType> weight_types();  // all there are
 
 /// The names used everywhere, in C++, Python, the command line and JSON: "f16", "bf16", "f32", "u8", "e4m3", "e8m0",
-/// "s8"; "u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"; "cpu", "cuda".
+/// "s8"; "u4b8", "u4" and so on, as WeightType has them; "cpu", "cuda".
 std::string_view name_of(DataType type);
 std::string_view name_of(WeightType type);
 std::string_view name_of(Backend backend);

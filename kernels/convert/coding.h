@@ -20,24 +20,36 @@ constexpr float floating_value(int code, int exponent_bits, int mantissa_bits) {
   return code >> (exponent_bits + mantissa_bits) & 1 ? -value : value;
 }
 
-/// OCP's E4M3: no infinities, 0x7f and 0xff are NaN, up to 448.
-constexpr std::array<float, 256> make_e4m3() {
-  std::array<float, 256> values{};
-  for (int code = 0; code < 256; ++code) {
-    values[static_cast<std::size_t>(code)] =
-        (code & 0x7f) == 0x7f ? std::numeric_limits<float>::quiet_NaN() : floating_value(code, 4, 3);
+/// The codes of a floating-point type that are no numbers.
+enum class Specials {
+  kNone,
+  kNan,   // all ones, but for the sign, is NaN
+  kIeee,  // the largest exponent has infinity and NaN
+};
+
+template <int kExponentBits, int kMantissaBits, Specials kSpecials>
+constexpr auto make_values() {
+  constexpr int kSign = 1 << (kExponentBits + kMantissaBits);
+  constexpr int kInfinity = kSign - (1 << kMantissaBits);
+  std::array<float, 2 * kSign> values{};
+  for (int code = 0; code < 2 * kSign; ++code) {
+    const int magnitude = code % kSign;
+    float& value = values[static_cast<std::size_t>(code)];
+    value = floating_value(code, kExponentBits, kMantissaBits);
+    if ((kSpecials == Specials::kNan && magnitude == kSign - 1) ||
+        (kSpecials == Specials::kIeee && magnitude > kInfinity)) {
+      value = std::numeric_limits<float>::quiet_NaN();
+    } else if (kSpecials == Specials::kIeee && magnitude == kInfinity) {
+      value = code < kSign ? std::numeric_limits<float>::infinity() : -std::numeric_limits<float>::infinity();
+    }
   }
   return values;
 }
-inline constexpr auto kE4m3Values = make_e4m3();
+template <int kExponentBits, int kMantissaBits, Specials kSpecials>
+inline constexpr auto kValues = make_values<kExponentBits, kMantissaBits, kSpecials>();
 
-/// OCP's E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
-constexpr std::array<float, 16> make_e2m1() {
-  std::array<float, 16> values{};
-  for (int code = 0; code < 16; ++code) values[static_cast<std::size_t>(code)] = floating_value(code, 2, 1);
-  return values;
-}
-inline constexpr auto kE2m1Values = make_e2m1();
+/// OCP's E4M3, of activations and scales too: no infinities, up to 448.
+inline constexpr const auto& kE4m3Values = kValues<4, 3, Specials::kNan>;
 
 /// What the codes of a weight type mean: value = (v(u) - zero) * scale. For integer types u is the code counted from
 /// the lowest, v(u) = u, and types without zero points have theirs in the middle; for floating-point types u is the
@@ -51,13 +63,24 @@ struct Coding {
   bool is_signed = false;  // canonical codes are two's complement, -8...7 instead of 0...15
   bool has_zero_points = false;
   const float* values = nullptr;  // [codes()], of a floating-point type
+  int exponent_bits = 0;          // of a floating-point type, and
+  int mantissa_bits = 0;
 
   constexpr int middle() const { return 1 << (bits - 1); }
   constexpr int codes() const { return 1 << bits; }
   constexpr bool is_integer() const { return values == nullptr; }
 
   constexpr float value(int u) const { return is_integer() ? static_cast<float>(u) : values[u]; }
+  constexpr bool is_finite(int u) const { return value(u) - value(u) == 0; }
   constexpr float implied_zero() const { return is_integer() ? static_cast<float>(middle()) : 0; }
+
+  /// Of a floating-point type, the largest number, and the exponent of the smallest that is normal.
+  constexpr float largest() const {
+    int u = middle() - 1;
+    while (!is_finite(u)) --u;
+    return value(u);
+  }
+  constexpr int smallest_exponent() const { return 2 - (1 << (exponent_bits - 1)); }
 
   /// Canonical code to u, and back; stored code to u, and back.
   constexpr std::uint8_t counted(std::uint8_t q) const { return flipped(q, is_signed); }
@@ -70,26 +93,44 @@ struct Coding {
   }
 };
 
-constexpr Coding coding_of(WeightType type) {
-  switch (type) {
-    case WeightType::kU4b8:
-      return {4, false, false, nullptr};
-    case WeightType::kU4:
-      return {4, false, true, nullptr};
-    case WeightType::kU8b128:
-      return {8, false, false, nullptr};
-    case WeightType::kU8:
-      return {8, false, true, nullptr};
-    case WeightType::kS4:
-      return {4, true, false, nullptr};
-    case WeightType::kS8:
-      return {8, true, false, nullptr};
-    case WeightType::kE4m3:
-      return {8, false, false, kE4m3Values.data()};
-    case WeightType::kE2m1:
-      return {4, false, false, kE2m1Values.data()};
+enum class Integers { kPlain, kSigned, kZeros };
+constexpr Coding integer(int bits, Integers kind) {
+  return {bits, kind == Integers::kSigned, kind == Integers::kZeros, nullptr, 0, 0};
+}
+template <int kExponentBits, int kMantissaBits, Specials kSpecials>
+constexpr Coding floating() {
+  return {1 + kExponentBits + kMantissaBits,
+          false,
+          false,
+          kValues<kExponentBits, kMantissaBits, kSpecials>.data(),
+          kExponentBits,
+          kMantissaBits};
+}
+
+/// A line of the manifest.
+struct Type {
+  WeightType type;
+  const char* name;
+  Coding coding;
+  WeightType runs_as;  // whose kernels it runs on
+  DataType met[2];     // the activations of 8 bits that it meets; kF16, which all meet, fills the rest
+
+  constexpr bool meets(DataType a_type) const { return a_type == met[0] || a_type == met[1]; }
+};
+inline constexpr Type kTypes[] = {
+#include "weight_types.inc"
+};
+
+/// Null for a number that is no type's.
+constexpr const Type* find(WeightType type) {
+  for (const Type& known : kTypes) {
+    if (known.type == type) return &known;
   }
-  return {};
+  return nullptr;
+}
+constexpr Coding coding_of(WeightType type) {
+  const Type* known = find(type);
+  return known != nullptr ? known->coding : Coding{};
 }
 
 }  // namespace machete::convert

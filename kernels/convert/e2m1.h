@@ -13,9 +13,6 @@ struct E2m1 : WithoutZeroPoints {
   static constexpr WeightType kType = WeightType::kE2m1;
   static constexpr int kBits = 4;
 
-  template <class Activation>
-  static constexpr float kCodeUnit = 1;  // of what is decoded
-
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each. As E4m3's.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {

@@ -9,12 +9,9 @@
 
 namespace machete::convert {
 
-struct E4m3 : WithoutZeroPoints {
+struct E4m3 : OperandBytes {
   static constexpr WeightType kType = WeightType::kE4m3;
   static constexpr int kBits = 8;
-
-  template <class Activation>
-  static constexpr float kCodeUnit = 1;  // of what is decoded
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
   ///
@@ -29,13 +26,6 @@ struct E4m3 : WithoutZeroPoints {
       a[row] = decode_pair<Element>(permute_bytes<0x1404>(word, 0));
       a[row + 2] = decode_pair<Element>(permute_bytes<0x3424>(word, 0));
     }
-  }
-
-  /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
-  template <class Activation>
-  CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
-    CUTE_UNROLL
-    for (int j = 0; j < 4; ++j) a[j] = words.word[4 * step + j];
   }
 
  private:

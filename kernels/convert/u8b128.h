@@ -9,12 +9,9 @@
 
 namespace machete::convert {
 
-struct U8b128 : WithoutZeroPoints {
+struct U8b128 : OperandBytes {
   static constexpr WeightType kType = WeightType::kU8b128;
   static constexpr int kBits = 8;
-
-  template <class Activation>
-  static constexpr float kCodeUnit = 1;  // of what is decoded
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, q - 128 exactly, two values each.
   template <class Element>
@@ -26,13 +23,6 @@ struct U8b128 : WithoutZeroPoints {
       a[row] = decode_pair<Element, 0>(word);
       a[row + 2] = decode_pair<Element, 1>(word);
     }
-  }
-
-  /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
-  template <class Activation>
-  CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
-    CUTE_UNROLL
-    for (int j = 0; j < 4; ++j) a[j] = words.word[4 * step + j];
   }
 
   /// Two neighbouring bytes. In fp16, the byte with its bias undone lies under 1024. A bf16 has room for seven bits:

@@ -34,6 +34,19 @@ struct WithoutZeroPoints {
   static constexpr bool kZeroPoints = false;
   template <class Element>
   struct Zeros {};
+  // What decoded values are multiples of, with activations of a type.
+  template <class Activation>
+  static constexpr float kCodeUnit = 1;
+};
+
+/// Of those whose codes are what an 8-bit MMA multiplies.
+struct OperandBytes : WithoutZeroPoints {
+  /// A k32 step of a lane's words is the four operand registers of an 8-bit MMA.
+  template <class Activation>
+  CUTE_HOST_DEVICE static void decode_bytes(const Words<8>& words, int step, std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int j = 0; j < 4; ++j) a[j] = words.word[4 * step + j];
+  }
 };
 
 }  // namespace machete::convert

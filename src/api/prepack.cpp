@@ -232,18 +232,27 @@ Status pack_on_cuda(const QuantizedWeight& weight, const Numbers& scales, const 
   return {};
 }
 
-// The kernels' conversion of e4m3 knows no NaN; on the CPU it spoils its row, as the type has it.
+// The kernels' conversions know neither NaN nor Inf; on the CPU they spoil their row, as the type has it.
 Status check_codes(const QuantizedWeight& weight, Stream stream) {
-  if (weight.type != WeightType::kE4m3) return {};
-  const auto bytes = static_cast<std::size_t>(weight.n * weight.k);
+  const convert::Coding coding = convert::coding_of(weight.type);
+  bool spoils[256];  // of a byte
+  for (int byte = 0; byte < 256; ++byte) {
+    spoils[byte] = !coding.is_finite(byte % coding.codes()) || !coding.is_finite(byte >> (8 - coding.bits));
+  }
+  if (std::find(spoils, spoils + 256, true) == spoils + 256) return {};
+  const std::int64_t row_bytes = weight.row_bytes();
+  const auto bytes = static_cast<std::size_t>(weight.n * row_bytes);
   const auto q = OnCpu::get(weight.qweight, bytes, stream);
   if (!q.ok()) return q.status();
   const auto* codes = static_cast<const std::uint8_t*>(q->data());
-  const auto* found = std::find_if(codes, codes + bytes, [](std::uint8_t code) { return (code & 0x7fu) == 0x7fu; });
+  const auto* found = std::find_if(codes, codes + bytes, [&](std::uint8_t byte) { return spoils[byte]; });
   if (found == codes + bytes) return {};
+  const bool second = coding.is_finite(*found % coding.codes());
+  const float value = coding.value(second ? *found >> (8 - coding.bits) : *found % coding.codes());
   return {StatusCode::kInvalidArgument,
-          fmt::format("qweight[{}, {}] is NaN, which CUDA kernels do not serve; quantise the layer again",
-                      (found - codes) / weight.k, (found - codes) % weight.k)};
+          fmt::format("qweight[{}, {}] is {}, which CUDA kernels do not serve; quantise the layer again",
+                      (found - codes) / row_bytes, (found - codes) % row_bytes * 8 / coding.bits + (second ? 1 : 0),
+                      std::isnan(value) ? "NaN" : "infinite")};
 }
 #endif
 

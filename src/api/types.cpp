@@ -30,8 +30,9 @@ int bits_of(WeightType type) { return convert::coding_of(type).bits; }
 bool has_zero_points(WeightType type) { return convert::coding_of(type).has_zero_points; }
 
 std::vector<WeightType> weight_types() {
-  return {WeightType::kU4b8, WeightType::kU4, WeightType::kU8b128, WeightType::kU8,
-          WeightType::kS4,   WeightType::kS8, WeightType::kE4m3,   WeightType::kE2m1};
+  std::vector<WeightType> types;
+  for (const convert::Type& type : convert::kTypes) types.push_back(type.type);
+  return types;
 }
 
 std::string_view name_of(DataType type) {
@@ -55,25 +56,8 @@ std::string_view name_of(DataType type) {
 }
 
 std::string_view name_of(WeightType type) {
-  switch (type) {
-    case WeightType::kU4b8:
-      return "u4b8";
-    case WeightType::kU4:
-      return "u4";
-    case WeightType::kU8b128:
-      return "u8b128";
-    case WeightType::kU8:
-      return "u8";
-    case WeightType::kS4:
-      return "s4";
-    case WeightType::kS8:
-      return "s8";
-    case WeightType::kE4m3:
-      return "e4m3";
-    case WeightType::kE2m1:
-      return "e2m1";
-  }
-  return "unknown";
+  const convert::Type* found = convert::find(type);
+  return found != nullptr ? found->name : "unknown";
 }
 
 std::string_view name_of(Backend backend) { return backend == Backend::kCuda ? "cuda" : "cpu"; }

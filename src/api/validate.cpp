@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "api/memory.h"
@@ -18,23 +22,20 @@ Status incompatible(std::string message) { return {StatusCode::kIncompatible, st
 
 bool is_floating(DataType type) { return type == DataType::kF16 || type == DataType::kBf16 || type == DataType::kF32; }
 
-// The weights that 8-bit activations can meet: what an MMA of their type holds exactly.
+// The 8-bit activations that weights can meet are those whose MMA holds the weights exactly.
 bool meets(DataType a_type, WeightType w_type) {
-  switch (w_type) {
-    case WeightType::kU4b8:
-    case WeightType::kS4:
-      return true;
-    case WeightType::kU8b128:
-    case WeightType::kS8:
-      return a_type == DataType::kS8;
-    case WeightType::kE4m3:
-    case WeightType::kE2m1:
-      return a_type == DataType::kE4m3;
-    case WeightType::kU4:
-    case WeightType::kU8:
-      break;
+  const convert::Type* type = convert::find(w_type);
+  return type != nullptr && type->meets(a_type);
+}
+
+// "u4b8, s4 and e4m3": the weights that meet activations of one of the types.
+std::string weights_meeting(std::initializer_list<DataType> a_types, const char* last) {
+  std::vector<std::string_view> names;
+  for (const WeightType w_type : weight_types()) {
+    const auto met = [&](DataType a_type) { return meets(a_type, w_type); };
+    if (std::any_of(a_types.begin(), a_types.end(), met)) names.push_back(name_of(w_type));
   }
-  return false;
+  return fmt::format("{} {} {}", fmt::join(names.begin(), names.end() - 1, ", "), last, names.back());
 }
 
 }  // namespace
@@ -81,9 +82,8 @@ Status activation_bits(int bits, WeightType type) {
   if (bits != 8) return invalid(fmt::format("activation_bits={} must be 16 or 8", bits));
   if (meets(DataType::kS8, type) || meets(DataType::kE4m3, type)) return {};
   return {StatusCode::kUnsupported,
-          fmt::format("{} weights meet no 8-bit activations; prepack for 16-bit ones, or quantise to u4b8, s4, u8b128, "
-                      "s8, e2m1 or e4m3",
-                      name_of(type))};
+          fmt::format("{} weights meet no 8-bit activations; prepack for 16-bit ones, or quantise to {}", name_of(type),
+                      weights_meeting({DataType::kS8, DataType::kE4m3}, "or"))};
 }
 
 Status activation_type(DataType type, WeightType w_type) {
@@ -96,9 +96,9 @@ Status activation_type(DataType type, WeightType w_type) {
   }
   if (meets(type, w_type)) return {};
   return {StatusCode::kUnsupported,
-          fmt::format("a_type={} with w_type={} is not served; s8 meets u4b8, s4, u8b128 and s8, e4m3 meets u4b8, s4, "
-                      "e2m1 and e4m3, bf16 and f16 meet all",
-                      name_of(type), name_of(w_type))};
+          fmt::format("a_type={} with w_type={} is not served; s8 meets {}, e4m3 meets {}, bf16 and f16 meet all",
+                      name_of(type), name_of(w_type), weights_meeting({DataType::kS8}, "and"),
+                      weights_meeting({DataType::kE4m3}, "and"))};
 }
 
 Status pointer(const char* name, const void* value, std::size_t alignment) {

@@ -57,32 +57,25 @@ struct ToInteger {
 };
 
 // To a floating-point code: a multiple of the last place at x, or of the smallest normal number's.
-template <int kMantissaBits, int kSmallestExponent>
 struct ToFloating {
   float largest;
+  int smallest_exponent, mantissa_bits;
 
-  ToFloating(const Coding& coding, int /*zero*/) : largest(largest_value(coding)) {}
+  ToFloating(const Coding& coding, int /*zero*/)
+      : largest(coding.largest()), smallest_exponent(coding.smallest_exponent()), mantissa_bits(coding.mantissa_bits) {}
   float operator()(float x) const {
     const float above = x < -largest ? -largest : x;
     const float within = above > largest ? largest : above;
     std::uint32_t bits = 0;
     std::memcpy(&bits, &within, 4);
     const int exponent = static_cast<int>(bits >> 23 & 255u) - 127;
-    const int last_place = (exponent < kSmallestExponent ? kSmallestExponent : exponent) - kMantissaBits;
+    const int last_place = (exponent < smallest_exponent ? smallest_exponent : exponent) - mantissa_bits;
     const std::uint32_t shift_bits = static_cast<std::uint32_t>(last_place + 127 + 23) << 23 | 1u << 22;
     float shift = 0;  // 1.5 * 2^23 last places: adding it leaves no room for a fraction of one
     std::memcpy(&shift, &shift_bits, 4);
     return (within + shift) - shift;
   }
-
-  static float largest_value(const Coding& coding) {
-    float largest = 0;
-    for (int u = 0; u < coding.codes(); ++u) largest = std::max(largest, coding.value(u));  // NaN never is
-    return largest;
-  }
 };
-using ToE2m1 = ToFloating<1, 0>;
-using ToE4m3 = ToFloating<3, -6>;
 
 // With c the codes that `grid` gives: the least squares scale is xc / cc, and the squared error falls by xc^2 / cc.
 struct Fit {
@@ -221,10 +214,13 @@ Grid choose_integers(const Group& group, const Coding& coding, const QuantizeOpt
   return search.best();
 }
 
-template <class Round>
+// What the largest value of a group becomes: no more than e4m3's, so that the scales of weights of usual size are
+// normal numbers of fp16, whatever the range of the type.
+float reach(const Coding& coding) { return std::min(coding.largest(), 448.0f); }
+
 Grid choose_floating(const Group& group, const Coding& coding, const QuantizeOptions& options) {
-  Search<Round> search(group, coding, options.scale_type);
-  const float largest = Round::largest_value(coding);
+  Search<ToFloating> search(group, coding, options.scale_type);
+  const float largest = reach(coding);
   search.consider(1 / largest, 0);
   if (!options.search) return search.best();
   search.consider(std::ldexp(1.0f, -std::ilogb(largest)), 0);  // constant groups
@@ -233,9 +229,7 @@ Grid choose_floating(const Group& group, const Coding& coding, const QuantizeOpt
 }
 
 Grid choose_grid(const Group& group, const Coding& coding, const QuantizeOptions& options) {
-  if (coding.is_integer()) return choose_integers(group, coding, options);
-  return coding.bits == 4 ? choose_floating<ToE2m1>(group, coding, options)
-                          : choose_floating<ToE4m3>(group, coding, options);
+  return coding.is_integer() ? choose_integers(group, coding, options) : choose_floating(group, coding, options);
 }
 
 // What the codes of a group stand for, less the zero, in place of its values.
@@ -244,13 +238,7 @@ void round_group(const Coding& coding, const Grid& grid, std::int64_t count, flo
     const float inverse = 1 / grid.scale;
     for (std::int64_t i = 0; i < count; ++i) values[i] = round(values[i] * inverse);
   };
-  if (coding.is_integer()) {
-    round_all(ToInteger(coding, grid.zero));
-  } else if (coding.bits == 4) {
-    round_all(ToE2m1(coding, 0));
-  } else {
-    round_all(ToE4m3(coding, 0));
-  }
+  coding.is_integer() ? round_all(ToInteger(coding, grid.zero)) : round_all(ToFloating(coding, 0));
 }
 
 // The code of exactly this value.
@@ -305,7 +293,7 @@ class RowQuantizer {
         row_bytes_(tensor.view().row_bytes()),
         group_size_(options.group_size < 0 ? tensor.k : std::min(options.group_size, tensor.k)),
         limit_(options.scale_type == DataType::kF16
-                   ? 65280.0f * (coding_.is_integer() ? static_cast<float>(coding_.middle() - 1) : 6)
+                   ? 65280.0f * (coding_.is_integer() ? static_cast<float>(coding_.middle() - 1) : reach(coding_))
                    : std::numeric_limits<float>::max()) {}
 
   std::int64_t group_size() const { return group_size_; }

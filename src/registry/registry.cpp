@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/convert/coding.h"
+
 namespace machete::registry {
 
 const std::vector<const kernels::Kernel*>& all() {
@@ -16,7 +18,8 @@ const std::vector<const kernels::Kernel*>& all() {
 }
 
 WeightType packed_as(WeightType w_type) {
-  return w_type == WeightType::kS4 ? WeightType::kU4b8 : w_type == WeightType::kS8 ? WeightType::kU8b128 : w_type;
+  const convert::Type* type = convert::find(w_type);
+  return type != nullptr ? type->runs_as : w_type;
 }
 
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type) {

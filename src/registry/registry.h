@@ -12,7 +12,7 @@ std::vector<kernels::KernelList> compiled_kernels();
 /// Every compiled kernel, in the manifest's order.
 const std::vector<const kernels::Kernel*>& all();
 
-/// The type whose kernels serve this one, packed alike: u4b8 for s4, u8b128 for s8, otherwise the type itself.
+/// The type whose kernels serve this one, packed alike, as the manifest has it.
 WeightType packed_as(WeightType w_type);
 
 /// Those for a pair of types.

@@ -1,17 +1,14 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <random>
+#include <string>
+#include <type_traits>
 #include <vector>
 
-#include "kernels/convert/coding.h"
-#include "kernels/convert/e2m1.h"
-#include "kernels/convert/e4m3.h"
-#include "kernels/convert/u4.h"
-#include "kernels/convert/u4b8.h"
-#include "kernels/convert/u8.h"
-#include "kernels/convert/u8b128.h"
+#include "converters.h"
 #include "kernels/layout/weight_layout.h"
 #include "kernels/prepack/host.h"
 
@@ -22,21 +19,21 @@ namespace {
 constexpr int kRows = layout::kStripRows;
 constexpr int kDepth = layout::kTileK;
 
-template <class Converter_, class Element_, WeightType kType_>
-struct Conversion {
-  using Converter = Converter_;
+/// A conversion for activations of a type.
+template <class Conversion, class Element_>
+struct Decoding : Conversion {
   using Element = Element_;
-  static constexpr WeightType kType = kType_;
 };
 
 /// One tile of weights, packed and decoded.
-template <class Conversion>
+template <class Decoding>
 class Tile {
  public:
-  using Converter = typename Conversion::Converter;
-  using Element = typename Conversion::Element;
-  static constexpr Coding kCoding = coding_of(Conversion::kType);
+  using Converter = typename Decoding::Converter;
+  using Element = typename Decoding::Element;
+  static constexpr Coding kCoding = coding_of(Decoding::kType);
   using Words = convert::Words<Converter::kBits>;
+  static_assert(Converter::kType == find(Decoding::kType)->runs_as && Converter::kBits == kCoding.bits);
 
   // Canonical codes [16, 64] as the kernels find them.
   static std::vector<std::uint8_t> packed(const std::vector<std::uint8_t>& codes) {
@@ -107,32 +104,48 @@ class Tile {
 
 using Bf16 = cutlass::bfloat16_t;
 using F16 = cutlass::half_t;
-using Conversions =
-    ::testing::Types<Conversion<U4b8, Bf16, WeightType::kU4b8>, Conversion<U4b8, F16, WeightType::kU4b8>,
-                     Conversion<U4b8, Bf16, WeightType::kS4>, Conversion<U4b8, F16, WeightType::kS4>,
-                     Conversion<U4, Bf16, WeightType::kU4>, Conversion<U4, F16, WeightType::kU4>,
-                     Conversion<U8b128, Bf16, WeightType::kU8b128>, Conversion<U8b128, F16, WeightType::kU8b128>,
-                     Conversion<U8b128, Bf16, WeightType::kS8>, Conversion<U8b128, F16, WeightType::kS8>,
-                     Conversion<U8, Bf16, WeightType::kU8>, Conversion<U8, F16, WeightType::kU8>,
-                     Conversion<E4m3, Bf16, WeightType::kE4m3>, Conversion<E4m3, F16, WeightType::kE4m3>,
-                     Conversion<E2m1, Bf16, WeightType::kE2m1>, Conversion<E2m1, F16, WeightType::kE2m1>>;
+using S8 = std::int8_t;
+using Fp8 = cutlass::float_e4m3_t;
+
+template <class... Lists>
+struct Joined;
+template <class... A>
+struct Joined<List<A...>> {
+  using Types = ::testing::Types<A...>;
+};
+template <class... A, class... B, class... Rest>
+struct Joined<List<A...>, List<B...>, Rest...> : Joined<List<A..., B...>, Rest...> {};
+template <bool kChosen, class T>
+using If = std::conditional_t<kChosen, List<T>, List<>>;
+
+/// The manifest's types with the activations that they meet.
+template <class>
+struct Enrolled;
+template <class... C>
+struct Enrolled<List<C...>> {
+  using Wide = typename Joined<List<Decoding<C, Bf16>, Decoding<C, F16>>...>::Types;
+  using WithZeros = typename Joined<If<C::Converter::kZeroPoints, Decoding<C, Bf16>>...,
+                                    If<C::Converter::kZeroPoints, Decoding<C, F16>>...>::Types;
+  using Bytes = typename Joined<If<find(C::kType)->meets(DataType::kS8), Decoding<C, S8>>...,
+                                If<find(C::kType)->meets(DataType::kE4m3), Decoding<C, Fp8>>...>::Types;
+};
+using Enrolment = Enrolled<Conversions>;
+
 class Names {
  public:
   template <class T>
   static std::string GetName(int) {
-    return std::string(name_of(T::kType)) + (kIsBf16<typename T::Element> ? "_bf16" : "_f16");
+    return std::string(name_of(T::kType)) + "_" + std::string(name_of(kDataType<typename T::Element>));
   }
 };
 
-template <class Conversion>
+template <class Decoding>
 class Convert : public ::testing::Test {};
-TYPED_TEST_SUITE(Convert, Conversions, Names);
+TYPED_TEST_SUITE(Convert, Enrolment::Wide, Names);
 
-template <class Conversion>
+template <class Decoding>
 class ConvertZeros : public ::testing::Test {};
-using ZeroConversions = ::testing::Types<Conversion<U4, Bf16, WeightType::kU4>, Conversion<U4, F16, WeightType::kU4>,
-                                         Conversion<U8, Bf16, WeightType::kU8>, Conversion<U8, F16, WeightType::kU8>>;
-TYPED_TEST_SUITE(ConvertZeros, ZeroConversions, Names);
+TYPED_TEST_SUITE(ConvertZeros, Enrolment::WithZeros, Names);
 
 // Every code, at 16 places and more.
 TYPED_TEST(Convert, DecodesEveryCodeExactly) {
@@ -143,36 +156,24 @@ TYPED_TEST(Convert, DecodesEveryCodeExactly) {
     for (std::size_t i = 0; i < codes.size(); ++i) {
       codes[i] = static_cast<std::uint8_t>((i * 7 + static_cast<std::size_t>(round)) %
                                            static_cast<std::size_t>(kCoding.codes()));
-      if (std::isnan(kCoding.value(kCoding.counted(codes[i])))) codes[i] = 0;  // prepack lets none come here
+      if (!kCoding.is_finite(kCoding.counted(codes[i]))) codes[i] = 0;  // prepack lets none come here
     }
     int seen = 0;
     Tile<TypeParam>::for_each_value(Tile<TypeParam>::packed(codes), zeros, [&](int row, int k, float value) {
       const auto code = codes[static_cast<std::size_t>(row * kDepth + k)];
       const float zero = kCoding.has_zero_points ? zeros[static_cast<std::size_t>(row)] : kCoding.implied_zero();
-      ASSERT_EQ(value, kCoding.value(kCoding.counted(code)) - zero) << "row " << row << " k " << k;
+      const float expected = kCoding.value(kCoding.counted(code)) - zero;
+      ASSERT_EQ(value, expected) << "row " << row << " k " << k;
+      ASSERT_EQ(std::signbit(value), std::signbit(expected)) << "row " << row << " k " << k;
       ++seen;
     });
     ASSERT_EQ(seen, kRows * kDepth);
   }
 }
 
-template <class Conversion>
+template <class Decoding>
 class ConvertBytes : public ::testing::Test {};
-using S8 = std::int8_t;
-using Fp8 = cutlass::float_e4m3_t;
-using ByteConversions =
-    ::testing::Types<Conversion<U4b8, S8, WeightType::kU4b8>, Conversion<U4b8, Fp8, WeightType::kU4b8>,
-                     Conversion<U4b8, S8, WeightType::kS4>, Conversion<U4b8, Fp8, WeightType::kS4>,
-                     Conversion<U8b128, S8, WeightType::kU8b128>, Conversion<U8b128, S8, WeightType::kS8>,
-                     Conversion<E4m3, Fp8, WeightType::kE4m3>, Conversion<E2m1, Fp8, WeightType::kE2m1>>;
-class ByteNames {
- public:
-  template <class T>
-  static std::string GetName(int) {
-    return std::string(name_of(T::kType)) + "_" + std::string(name_of(kDataType<typename T::Element>));
-  }
-};
-TYPED_TEST_SUITE(ConvertBytes, ByteConversions, ByteNames);
+TYPED_TEST_SUITE(ConvertBytes, Enrolment::Bytes, Names);
 
 // As above, for the MMAs of 8-bit activations.
 TYPED_TEST(ConvertBytes, DecodesEveryCodeExactly) {
@@ -182,7 +183,7 @@ TYPED_TEST(ConvertBytes, DecodesEveryCodeExactly) {
     for (std::size_t i = 0; i < codes.size(); ++i) {
       codes[i] = static_cast<std::uint8_t>((i * 7 + static_cast<std::size_t>(round)) %
                                            static_cast<std::size_t>(kCoding.codes()));
-      if (std::isnan(kCoding.value(kCoding.counted(codes[i])))) codes[i] = 0;
+      if (!kCoding.is_finite(kCoding.counted(codes[i]))) codes[i] = 0;
     }
     int seen = 0;
     Tile<TypeParam>::for_each_byte(Tile<TypeParam>::packed(codes), [&](int row, int k, float value) {

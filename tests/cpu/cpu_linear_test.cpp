@@ -350,8 +350,8 @@ TEST(CpuLinearEightBits, OtherPairsAndOrdersAreRefused) {
     problem.w_type = w_type;
     return plan(problem, options).status().message();
   };
-  EXPECT_THAT(refusal(DataType::kE4m3, WeightType::kU8b128), HasSubstr("e4m3 meets u4b8, s4, e2m1 and e4m3"));
-  EXPECT_THAT(refusal(DataType::kS8, WeightType::kE4m3), HasSubstr("s8 meets u4b8, s4, u8b128 and s8"));
+  EXPECT_THAT(refusal(DataType::kE4m3, WeightType::kU8b128), HasSubstr("e4m3 meets u4b8, s4, e4m3 and e2m1"));
+  EXPECT_THAT(refusal(DataType::kS8, WeightType::kE4m3), HasSubstr("s8 meets u4b8, u8b128, s4 and s8"));
   EXPECT_THAT(refusal(DataType::kS8, WeightType::kU4), HasSubstr("a_type=s8 with w_type=u4"));
   EXPECT_THAT(refusal(DataType::kU8, WeightType::kU4b8), HasSubstr("use bf16, f16, s8 or e4m3"));
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "tests/cpu/reference_case.h"
 
@@ -42,7 +43,8 @@ TEST(Dequantize, ReadsAnExampleByHand) {
 
 TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
   for (const Kind& kind : all_kinds()) {
-    const bool is_signed = kind.type == WeightType::kS4 || kind.type == WeightType::kS8;
+    const convert::Coding coding = convert::coding_of(kind.type);
+    const bool is_signed = coding.is_signed;
     const std::size_t bits = static_cast<std::size_t>(bits_of(kind.type));
     for (const DataType scale_type : {DataType::kBf16, DataType::kF16, DataType::kF32}) {
       for (const std::int64_t k : {1, 15, 16, 63, 65, 100, 576}) {
@@ -57,9 +59,9 @@ TEST(Dequantize, AgreesWithAWalkOverTheCodes) {
               if (is_signed && q >= 1 << (bits - 1)) q -= 1 << bits;
               const std::int64_t at = (group_size < 0 ? 0 : column / group_size) * n + row;
               float zero = is_signed ? 0 : bits == 4 ? 8 : 128;
-              if (kind.type == WeightType::kE4m3 || kind.type == WeightType::kE2m1) {
+              if (!coding.is_integer()) {
                 ASSERT_EQ(values[static_cast<std::size_t>(row * k + column)],
-                          to_float(scale_type, weight.scales.data(), at) * convert::coding_of(kind.type).value(q));
+                          to_float(scale_type, weight.scales.data(), at) * coding.value(q));
                 continue;
               }
               if (has_zero_points(kind.type)) zero = to_float(kind.zero_point_type, weight.zero_points.data(), at);
@@ -95,6 +97,20 @@ TEST(Dequantize, FloatingPointCodesHaveTheirValues) {
   }
   EXPECT_EQ(e4m3.value(0x7e), 448);
   EXPECT_TRUE(std::signbit(e4m3.value(0x80)));
+
+  // Eigen's half has one byte more of mantissa.
+  const convert::Coding e5m2 = convert::coding_of(WeightType::kE5m2);
+  for (int u = 0; u < 256; ++u) {
+    const std::uint16_t bits = static_cast<std::uint16_t>(u << 8);
+    const float expected = to_float(DataType::kF16, &bits, 0);
+    if (std::isnan(expected)) {
+      EXPECT_TRUE(std::isnan(e5m2.value(u)));
+    } else {
+      EXPECT_EQ(e5m2.value(u), expected);
+    }
+  }
+  EXPECT_EQ(e5m2.largest(), 57344);
+  EXPECT_EQ(e5m2.value(0x7c), std::numeric_limits<float>::infinity());
 
   std::uint8_t exponents[] = {0, 126, 127, 130, 254, 255};
   EXPECT_EQ(to_float(DataType::kE8m0, exponents, 0), 0x1p-127f);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <random>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "api/validate.h"
+#include "kernels/convert/coding.h"
 #include "machete/problem.h"
 #include "machete/weight.h"
 #include "reference/numeric.h"
@@ -39,10 +41,14 @@ struct Kind {
 };
 
 inline const std::vector<Kind>& all_kinds() {
-  static const std::vector<Kind> kinds = {{WeightType::kU4b8},   {WeightType::kU4}, {WeightType::kU4, DataType::kF16},
-                                          {WeightType::kU8b128}, {WeightType::kU8}, {WeightType::kU8, DataType::kBf16},
-                                          {WeightType::kS4},     {WeightType::kS8}, {WeightType::kE4m3},
-                                          {WeightType::kE2m1}};
+  static const std::vector<Kind> kinds = [] {
+    std::vector<Kind> all;
+    for (const WeightType type : weight_types()) {
+      all.push_back({type});
+      if (has_zero_points(type)) all.push_back({type, bits_of(type) == 4 ? DataType::kF16 : DataType::kBf16});
+    }
+    return all;
+  }();
   return kinds;
 }
 
@@ -70,7 +76,7 @@ struct OwnedWeight {
   QuantizedWeight view;
 };
 
-/// Uniform codes and zero points; scales of either sign between 1/64 and 1/32; all exact in bf16 and f16.
+/// Random codes and zero points; scales of either sign between 1/64 and 1/32; all exact in bf16 and f16.
 inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t group_size, unsigned seed, Kind kind = {},
                                  DataType scale_type = DataType::kBf16) {
   std::mt19937 random(seed);
@@ -83,9 +89,16 @@ inline OwnedWeight random_weight(std::int64_t n, std::int64_t k, std::int64_t gr
   view.scale_type = scale_type;
   const std::int64_t row_bytes = view.row_bytes();
   weight.qweight.resize(static_cast<std::size_t>(n * row_bytes));
-  for (std::uint8_t& byte : weight.qweight) byte = static_cast<std::uint8_t>(random());
-  if (kind.type == WeightType::kE4m3) {  // no NaN, and nothing so large that sums of integers round
-    for (std::uint8_t& byte : weight.qweight) byte &= 0xd7;
+  const convert::Coding coding = convert::coding_of(kind.type);
+  // No NaN, and nothing so large or fine that sums of small integers round.
+  const auto is_tame = [&](int code) {
+    const float value = coding.value(code);
+    return coding.is_integer() || (std::abs(value) <= 16 && std::nearbyint(value * 512) == value * 512);
+  };
+  for (std::uint8_t& byte : weight.qweight) {
+    do {
+      byte = static_cast<std::uint8_t>(random());
+    } while (!is_tame(byte % coding.codes()) || !is_tame(byte >> (8 - coding.bits)));
   }
   if (k * bits_of(kind.type) % 8 != 0) {
     for (std::int64_t row = 0; row < n; ++row) {

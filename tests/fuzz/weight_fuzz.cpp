@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/convert/coding.h"
 #include "machete/machete.h"
 
 namespace {
@@ -71,8 +72,7 @@ void run_one(const PackedWeight& weight) {
   problem.group_size = header.group_size;
   problem.a_type = problem.d_type = header.scale_type;
   if (header.activation_bits == 8) {
-    const bool floating = header.type == WeightType::kE4m3 || header.type == WeightType::kE2m1;
-    problem.a_type = floating ? DataType::kE4m3 : DataType::kS8;
+    problem.a_type = convert::find(header.type)->meets(DataType::kS8) ? DataType::kS8 : DataType::kE4m3;
   }
   problem.act_order = header.permutation_bytes != 0;
   if (header.swiglu != 0) problem.epilogue.activation = Activation::kSwiglu;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/convert/coding.h"
 #include "tests/gpu/coverage.h"
 #include "tests/gpu/workbench.h"
 
@@ -94,7 +95,9 @@ TEST_F(Types, SmallIntegersThroughEverySchedule) {
         c.activations = testing::ActivationFill::kIntegers;
         c.scales = testing::ScaleFill::kPowersOfTwo;
         c.seed = ++seed;
-        try_every_schedule(c, pair.w_type == WeightType::kE4m3 ? Check::kBounds : Check::kExact);
+        // Sums of floating-point bytes round.
+        const convert::Coding coding = convert::coding_of(pair.w_type);
+        try_every_schedule(c, coding.is_integer() || coding.bits == 4 ? Check::kExact : Check::kBounds);
       }
     }
   }
@@ -212,18 +215,25 @@ TEST_F(Types, ActOrderNeedsAPlanForIt) {
   EXPECT_NE(status.message().find("plan with act_order"), std::string::npos) << status.message();
 }
 
-TEST_F(Types, NanCodesAreRefused) {
-  Case c = case_of({WeightType::kE4m3, DataType::kBf16}, 1, 64, 128, 128);
-  bench().prepare(c);
-  const unsigned char nan = 0xff;
-  require(
-      cudaMemcpy(static_cast<std::uint8_t*>(bench().qweight().data()) + 5 * 128 + 7, &nan, 1, cudaMemcpyHostToDevice),
-      "copy");
-  PrepackOptions options;
-  options.device = Device::cuda();
-  const auto packed = prepack(bench().weight(), options);
-  ASSERT_FALSE(packed.ok());
-  EXPECT_NE(packed.status().message().find("qweight[5, 7] is NaN"), std::string::npos) << packed.status().message();
+TEST_F(Types, CodesThatAreNoNumbersAreRefused) {
+  for (const WeightType w_type : weight_types()) {
+    const convert::Coding coding = convert::coding_of(w_type);
+    if (coding.bits != 8 || !served({w_type, DataType::kBf16})) continue;
+    Case c = case_of({w_type, DataType::kBf16}, 1, 64, 128, 128);
+    bench().prepare(c);
+    for (int code = 0; code < 256; ++code) {
+      if (coding.is_finite(code)) continue;
+      require(cudaMemcpy(static_cast<std::uint8_t*>(bench().qweight().data()) + 5 * 128 + 7, &code, 1,
+                         cudaMemcpyHostToDevice),
+              "copy");
+      PrepackOptions options;
+      options.device = Device::cuda();
+      const auto packed = prepack(bench().weight(), options);
+      ASSERT_FALSE(packed.ok()) << name_of(w_type) << " " << code;
+      const char* found = std::isnan(coding.value(code)) ? "qweight[5, 7] is NaN" : "qweight[5, 7] is infinite";
+      EXPECT_NE(packed.status().message().find(found), std::string::npos) << packed.status().message();
+    }
+  }
 }
 
 // MXFP4 and NVFP4 with scales of their own types, and e4m3 in blocks of 128 x 128, as checkpoints hold them.

@@ -1,5 +1,8 @@
 """The numerical contract of docs/numerics.md in fp64, from canonical weights, without the library."""
 
+import re
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -8,25 +11,39 @@ from machete import QuantizedWeight
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24}
 
-
-WEIGHT_TYPES = ["u4b8", "u4", "u8b128", "u8", "s4", "s8", "e4m3", "e2m1"]
-E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+MANIFEST = (Path(__file__).parents[2] / "instances" / "manifest.txt").read_text()
+WEIGHT_TYPES = re.findall(r"^type (\w+)", MANIFEST, re.MULTILINE)
+RUNS_AS = dict(re.findall(r"^type (\w+) [^#]* as (\w+)", MANIFEST, re.MULTILINE))
+WITH_ZERO_POINTS = re.findall(r"^type (\w+) \d+ integer\(\d,zeros\)", MANIFEST, re.MULTILINE)
+_DEFAULT = re.findall(r"^default \w+ (\w+) (\w+)", MANIFEST, re.MULTILINE)
+# By activation type, the weights that the default build has kernels for.
+DEFAULT_KERNELS = {
+    a_type: {w_type for w_type in WEIGHT_TYPES if (RUNS_AS.get(w_type, w_type), a_type) in _DEFAULT}
+    for a_type in ("bf16", "f16")
+}
 
 
 def values(weight: QuantizedWeight) -> Tensor:
-    """What the codes stand for, before scales and zero points: [N, K] in fp64."""
+    """What the codes stand for, before scales and zero points: [N, K] in fp64. Types are what their names say."""
     codes = weight.qweight
-    if weight.weight_type in ("u4b8", "u4", "s4", "e2m1"):
+    kind, *digits = re.findall(r"[a-z]|\d+", weight.weight_type)
+    if kind == "e":
+        exponent_bits, mantissa_bits = int(digits[0]), int(digits[2])
+        bits = 1 + exponent_bits + mantissa_bits
+    else:
+        bits = int(digits[0])
+    if bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)[:, : weight.k].contiguous()
-    if weight.weight_type == "s4":
-        return (codes.double() + 8) % 16 - 8
-    if weight.weight_type == "s8":
-        return codes.view(torch.int8).double()
-    if weight.weight_type == "e4m3":
-        return codes.view(torch.float8_e4m3fn).double()
-    if weight.weight_type == "e2m1":
-        return E2M1[(codes & 7).long()] * (1 - 2 * (codes >> 3).double())
-    return codes.double()
+    if kind == "s":
+        half = 2 ** (bits - 1)
+        return (codes.double() + half) % (2 * half) - half
+    if kind == "u":
+        return codes.double()
+    sign = 1 - 2 * (codes >> (bits - 1)).double()
+    exponent = (codes >> mantissa_bits & (2**exponent_bits - 1)).double()
+    mantissa = (codes & (2**mantissa_bits - 1)).double() * 2.0**-mantissa_bits
+    power = exponent.clamp(min=1) - (2 ** (exponent_bits - 1) - 1)
+    return sign * (mantissa + (exponent > 0)) * 2.0**power
 
 
 def dequantize(weight: QuantizedWeight) -> Tensor:
@@ -36,7 +53,7 @@ def dequantize(weight: QuantizedWeight) -> Tensor:
     def spread(numbers: Tensor) -> Tensor:  # [groups, N] to [N, K]
         return numbers.double().repeat_interleave(size, dim=0)[: weight.k].T
 
-    zero = {"u4b8": 8, "u8b128": 128}.get(weight.weight_type, 0)
+    zero = int(weight.weight_type.partition("b")[2] or 0)
     if weight.zero_points is not None:
         zero = spread(weight.zero_points)
     return (values(weight) - zero) * spread(weight.scales)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import layouts
 import machete
 from machete import PackedWeight
-from reference import WEIGHT_TYPES, check
+from reference import DEFAULT_KERNELS, WEIGHT_TYPES, check
 from test_act_order import BAD, K, act_ordered, spoilt
 from test_fuse import is_fused, llama
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a GPU of compute capability 9.0",
 )
 
-SERVED = {torch.bfloat16: set(WEIGHT_TYPES) - {"u8"}, torch.float16: {"u4b8", "s4", "u4", "u8b128", "s8"}}
+SERVED = {torch.bfloat16: DEFAULT_KERNELS["bf16"], torch.float16: DEFAULT_KERNELS["f16"]}
 
 
 @pytest.mark.parametrize("dtype", SERVED)

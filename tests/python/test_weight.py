@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import machete
 from machete import PackedWeight
-from reference import WEIGHT_TYPES, dequantize
+from reference import WEIGHT_TYPES, WITH_ZERO_POINTS, dequantize
 
 SHAPES = [(1, 1), (64, 128), (67, 100), (192, 576), (5, 577)]
 GROUP_SIZES = [-1, 16, 32, 48, 64, 128]
@@ -39,7 +39,7 @@ def test_unpack_gives_the_canonical_form_bit_for_bit(shape, group_size, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_type_comes_back(shape, weight_type):
     quantized = machete.quantize(torch.randn(shape), weight_type, group_size=32)
-    assert (quantized.zero_points is not None) == (weight_type in ("u4", "u8"))
+    assert (quantized.zero_points is not None) == (weight_type in WITH_ZERO_POINTS)
     packed = machete.prepack(quantized)
     unpacked = packed.unpack()
     assert packed.weight_type == unpacked.weight_type == weight_type
