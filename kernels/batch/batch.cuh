@@ -6,7 +6,6 @@
 ///   W packed --TMA--> a warp's slot: [strip][tile][512 B] --LDS.128--> words --unpack: q - 8--> operand A --+
 ///   A        --TMA--> the same slot: [tile][token][64 k], swizzled --ldmatrix-----------------> operand B --+--mma.sync--> group, fp32
 ///   scales   --TMA--> the same slot: [strip][group][16] -----------------------------> group ends: x scale, + --> sums, fp32
-///            one a row: --cp.async--> once a row tile --------------------------------------> the warps' sums x scale
 ///   each row tile: the warps' sums through shared memory, in the order of their turns --> round --> D
 // clang-format on
 ///
@@ -34,8 +33,6 @@ struct Params {
   stream::RowTiles row_tiles;
   epilogue::Store<typename Config::Element> store;
   int slots_of_k;
-  int strips;                                  // that the weight has
-  const typename Config::Element* row_scales;  // packed, [strip][16], where each row has one; else null
   bool fractional_zero_points;
   int early_slots;  // of a warp, whose weights are fetched before the activations are there
   kernels::Timeline timeline;
@@ -44,49 +41,11 @@ struct Params {
 __device__ inline float plus(float a, float b) { return a + b; }
 __device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
-/// Of rows that have one scale each: those of a row tile, requested when it begins and there when its sums are. With
-/// every slot, one line of L2 would be asked for too often.
-template <class Config>
-struct RowScales {
-  using Element = typename Config::Element;
-
-  const Element* packed;  // [strip][16], or null
-  Element* tiles;         // [2][kRows], in turn
-
-  __device__ void request(int row_tile, int strips) const {
-    const int pair = static_cast<int>(threadIdx.x);  // 4 bytes
-    const int strip = row_tile * Config::kStrips + pair / 8;
-    if (packed == nullptr || pair >= Config::kRows / 2 || strip >= strips) return;
-    const auto to = cute::cast_smem_ptr_to_uint(tiles + row_tile % 2 * Config::kRows + pair * 2);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(packed + strip * 16 + pair % 8 * 2));
-  }
-  /// Ahead of the barrier behind which they are read.
-  __device__ void wait() const {
-    if (packed != nullptr) asm volatile("cp.async.wait_all;" ::: "memory");
-  }
-
-  /// The sum of a row of the row tile, or of four from there on, scaled.
-  __device__ float of_sum(float sum, int row_tile, int row) const {
-    return packed == nullptr ? sum : sum * of(row_tile, row);
-  }
-  __device__ float4 of_sum(float4 sum, int row_tile, int row) const {
-    if (packed == nullptr) return sum;
-    return {sum.x * of(row_tile, row), sum.y * of(row_tile, row + 1), sum.z * of(row_tile, row + 2),
-            sum.w * of(row_tile, row + 3)};
-  }
-
- private:
-  // A row and the one 8 below are neighbours (layout::scale_layout).
-  __device__ float of(int row_tile, int row) const {
-    return static_cast<float>(tiles[row_tile % 2 * Config::kRows + row / 16 * 16 + row % 8 * 2 + row / 8 % 2]);
-  }
-};
-
 /// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them, kNamed: through
 /// the steps of the epilogue.
 template <bool kNamed, class Config>
 __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
-                                 const RowScales<Config>& scales, int row_tile, int first_warp, bool reused,
+                                 int row_tile, int first_warp, bool reused,
                                  float* partial /* [kWarps][kRoundTokens][kPitch] */) {
   constexpr int kTokens = Config::kRoundTokens;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -110,7 +69,6 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         }
       }
     }
-    scales.wait();
     __syncthreads();
     const auto sum_of = [&](int token, int feature, auto zero) {
       using Number = decltype(zero);  // float, or float4 of neighbouring features
@@ -121,7 +79,7 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         sum =
             plus(sum, *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature));
       }
-      return scales.of_sum(sum, row_tile, feature);
+      return sum;
     };
     const int tokens = min(kTokens, store.m - first);
     if (!kNamed) {
@@ -150,13 +108,12 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
 /// The row tiles of a CTA, one after the other.
 template <bool kNamed, bool kFractional, class Config>
 __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& ring, stream::SlotCursor<Config> cursor,
-                              int first, int end, float* partial, const RowScales<Config>& scales) {
+                              int first, int end, float* partial) {
   const Multiplier<Config, kFractional> multiply(p.groups);
   int first_warp = 0;  // that takes the first turn of a row tile
   for (int row_tile = first; row_tile < end; ++row_tile) {
     Sums<Config> sums = {};
     Group<Config> group = {};
-    scales.request(row_tile, p.strips);
     while (cursor.row_tile == row_tile) {
       ring.wait();
       multiply(ring, cursor, sums, group);
@@ -164,7 +121,7 @@ __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& rin
       cursor.advance(p.slots_of_k);
     }
     if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
-    reduce_and_store<kNamed>(p.store, sums, scales, row_tile, first_warp, row_tile > first, partial);
+    reduce_and_store<kNamed>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
     first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
   }
 }
@@ -196,13 +153,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1) batch(const __grid_consta
   }
 
   auto* partial = reinterpret_cast<float*>(raw + p.shared.partial);
-  const RowScales<Config> scales{Config::Converter::kZeroPoints ? nullptr : p.row_scales,
-                                 reinterpret_cast<typename Config::Element*>(raw + p.shared.row_scales)};
   constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
   if (kMayBeFractional && p.fractional_zero_points) {
-    multiply_rows<kNamed, kMayBeFractional>(p, ring, cursor, first, end, partial, scales);
+    multiply_rows<kNamed, kMayBeFractional>(p, ring, cursor, first, end, partial);
   } else {
-    multiply_rows<kNamed, false>(p, ring, cursor, first, end, partial, scales);
+    multiply_rows<kNamed, false>(p, ring, cursor, first, end, partial);
   }
   if (threadIdx.x == 0) p.timeline.mark(kernels::kDone);
 }

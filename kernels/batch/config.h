@@ -41,8 +41,7 @@ struct Config {
 template <class Config>
 struct SharedLayout {
   stream::RingLayout<Config> ring;
-  int partial;     // [kWarps][kRoundTokens][kPitch] floats: the warps' sums
-  int row_scales;  // [2][kRows] of Element, of row tiles in turn: where each row has one scale
+  int partial;  // [kWarps][kRoundTokens][kPitch] floats: the warps' sums
   int bytes;
 
   static constexpr int kLimit = 227 * 1024;
@@ -51,11 +50,10 @@ struct SharedLayout {
 
   constexpr static SharedLayout make(int groups_per_slot, int tokens) {
     SharedLayout s = {};
-    const int others = Config::kPartialBytes + 2 * Config::kRows * 2 + Config::kRows * 2;
-    s.ring = stream::RingLayout<Config>::make(kLimit - kAlignment - others - 16, groups_per_slot, tokens);
+    s.ring =
+        stream::RingLayout<Config>::make(kLimit - kAlignment - Config::kPartialBytes - 16, groups_per_slot, tokens);
     s.partial = s.ring.end;
-    s.row_scales = s.partial + Config::kPartialBytes;
-    s.bytes = s.row_scales + 2 * Config::kRows * 2 + kAlignment;
+    s.bytes = s.partial + Config::kPartialBytes + kAlignment;
     if (s.bytes < kHalf) s.bytes = kHalf;
     return s;
   }

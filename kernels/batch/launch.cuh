@@ -10,16 +10,9 @@
 
 namespace machete::batch {
 
-/// Whether each row has one scale, which multiplies its sums at the end.
-template <class Config>
-bool one_group(const packing::Shape& shape) {
-  return shape.packed_groups == 1 && !Config::Converter::kZeroPoints;
-}
-
 template <class Config>
 SharedLayout<Config> shared_layout(const packing::Shape& shape, std::int64_t tokens = Config::kTokens) {
-  const int groups = one_group<Config>(shape) ? 0 : layout::groups_of(shape, Config::kSlotK).per_stage;
-  return SharedLayout<Config>::make(groups, static_cast<int>(tokens));
+  return SharedLayout<Config>::make(layout::groups_of(shape, Config::kSlotK).per_stage, static_cast<int>(tokens));
 }
 
 template <class Config>
@@ -55,12 +48,10 @@ int launch(const kernels::Launch& launch, void* stream) {
                                                                  Config::kStrips, &params.maps.zero_points))) {
     return cudaErrorInvalidValue;
   }
-  params.row_scales = one_group<Config>(shape) ? static_cast<const Element*>(launch.scales) : nullptr;
   params.fractional_zero_points = launch.fractional_zero_points;
   params.shared = shared_layout<Config>(shape, launch.m);
   params.row_tiles = stream::RowTiles::share(kernels::ceil_div(shape.packed_rows(), Config::kRows), launch.sms);
   params.store = kernels::store_of<Element>(launch, Config::Converter::template kCodeUnit<Element>);
-  params.strips = static_cast<int>(shape.n_padded / layout::kStripRows);
   params.slots_of_k = kernels::ceil_div(shape.k, Config::kTurnK) * Config::kTurnSlots;
   params.early_slots = stream::early_slots(params.row_tiles, Config::kTokens, params.slots_of_k, Config::kWarps,
                                            params.shared.ring.slots);

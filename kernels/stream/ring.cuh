@@ -5,7 +5,6 @@
 #include <cute/arch/copy_sm90_desc.hpp>
 #include <cute/arch/copy_sm90_tma.hpp>
 
-#include "kernels/convert/pairs.h"
 #include "kernels/layout/groups.h"
 #include "kernels/stream/ring_layout.h"
 #include "kernels/stream/row_tiles.h"
@@ -51,11 +50,6 @@ class Ring {
       cutlass::arch::fence_barrier_init();
       // First used behind the dependency wait, where every step counts.
       if (Config::kActivationBytes > 0) cute::prefetch_tma_descriptor(&maps_.activations);
-    }
-    if (kKinds == 1 && scale_bytes_ == 0) {  // every slot's scales are the same ones, which each warp writes for itself
-      constexpr std::uint32_t kOnes = convert::kIsBf16<typename Config::Element> ? 0x3F803F80u : 0x3C003C00u;
-      auto* pairs = reinterpret_cast<std::uint32_t*>(scales_);
-      for (int i = static_cast<int>(threadIdx.x) % 32; i < Config::kStrips * 8; i += 32) pairs[i] = kOnes;
     }
     __syncwarp();
   }
@@ -112,7 +106,6 @@ class Ring {
       cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, barrier, kOnce, weights_ + place * Config::kWeightBytes,
                                    from.slot * Config::kSlotK * Config::Converter::kBits / 4,
                                    from.row_tile * Config::kStrips);
-      if (kKinds == 1 && scale_bytes_ == 0) return;
       std::uint8_t* scales = scales_ + place * kKinds * scale_bytes_;
       cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kShared, scales, 0, group, from.row_tile * Config::kStrips);
       if constexpr (Config::Converter::kZeroPoints) {

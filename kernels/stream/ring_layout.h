@@ -19,7 +19,7 @@ struct RingLayout {
 
   static constexpr int kMaxSlots = 6;  // more hide no more latency
 
-  /// As many slots as fit into `limit` bytes. Without groups a slot has no scales: all find the same ones.
+  /// As many slots as fit into `limit` bytes.
   constexpr static RingLayout make(int limit, int groups_per_slot, int tokens) {
     RingLayout ring = {};
     const int scale_bytes = Config::kStrips * groups_per_slot * layout::kStripRows * 2;
@@ -33,8 +33,7 @@ struct RingLayout {
     const int slots = Config::kWarps * ring.slots;
     ring.weights = slots * Config::kActivationBytes;
     ring.scales = ring.weights + slots * Config::kWeightBytes;
-    const int ones = groups_per_slot == 0 ? Config::kStrips * layout::kStripRows * 2 : 0;
-    ring.full = ring.scales + slots * kinds * ring.scale_bytes + ones;
+    ring.full = ring.scales + slots * kinds * ring.scale_bytes;
     ring.end = (ring.full + slots * 8 + 15) / 16 * 16;
     return ring;
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <set>
@@ -40,6 +41,9 @@ class PlannerChoice : public GpuTest {
   void SetUp() override {
     GpuTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
+    if (std::getenv("MACHETE_TEST_PLANNER") == nullptr) {
+      GTEST_SKIP() << "timings of the card at hand, which other work on it disturbs; MACHETE_TEST_PLANNER=1 takes them";
+    }
     require(runner_.set_up(0));
   }
 
