@@ -66,7 +66,7 @@ struct Coding {
   int exponent_bits = 0;          // of a floating-point type, and
   int mantissa_bits = 0;
 
-  constexpr int middle() const { return 1 << (bits - 1); }
+  constexpr int middle() const { return codes() / 2; }
   constexpr int codes() const { return 1 << bits; }
   constexpr bool is_integer() const { return values == nullptr; }
 
