@@ -30,21 +30,26 @@ Suite Tuner::suite_of(const tuning::Size& size) const { return {"", {{to_string(
 
 RotatedWeight::Options Tuner::weight_options() const {
   RotatedWeight::Options options;
-  options.a_type = options_.a_type;
-  options.w_type = options_.w_type;
-  options.group_size = options_.group_size;
+  options.a_type = setting_.a_type;
+  options.w_type = setting_.w_type;
+  options.group_size = setting_.group_size;
   options.dense = false;
   options.l2_bytes = runner_.facts().l2_bytes;
   options.device = runner_.device();
   return options;
 }
 
-Status Tuner::set_up(TunerOptions options, int device) {
-  options_ = std::move(options);
+Status Tuner::set_up(tuning::Setting& setting, int device) {
   if (Status status = runner_.set_up(device); !status.ok()) return status;
+  const Machine& machine = runner_.facts().machine;
+  setting.gpu = machine.gpu;
+  setting.driver = machine.driver;
+  setting.cuda = machine.cuda;
+  setting_ = setting;
+  max_m_ = *std::max_element(setting.ms.begin(), setting.ms.end());
   std::size_t bytes = 0;
-  for (const tuning::Size& size : options_.sizes) {
-    const Result<std::size_t> needed = Runner::size_of(suite_of(size), weight_options(), options_.max_m, {});
+  for (const tuning::Size& size : setting_.sizes) {
+    const Result<std::size_t> needed = Runner::size_of(suite_of(size), weight_options(), max_m_, {});
     if (!needed.ok()) return in_context(needed.status(), to_string(size));
     bytes = std::max(bytes, *needed);
   }
@@ -56,12 +61,12 @@ Result<std::vector<tuning::Timing>> Tuner::measure(const tuning::Point& point) {
     staged_ = {point.n, point.k};
     stage_.reset();
     if (const Result<double> read = runner_.settle(); !read.ok()) return read.status();
-    Result<Stage> stage = runner_.set_stage(suite_of(staged_), weight_options(), options_.max_m, {});
+    Result<Stage> stage = runner_.set_stage(suite_of(staged_), weight_options(), max_m_, {});
     if (!stage.ok()) return stage.status();
     stage_ = std::move(*stage);
   }
   const RotatedWeight& weight = stage_->weights.front();
-  const Problem problem = problem_of(weight, point.m, options_.a_type, options_.group_size, {});
+  const Problem problem = problem_of(weight, point.m, setting_.a_type, setting_.group_size, {});
   PlanOptions plan_options;
   plan_options.device = runner_.device();
   plan_options.overlap = point.overlap;
@@ -69,7 +74,7 @@ Result<std::vector<tuning::Timing>> Tuner::measure(const tuning::Point& point) {
   if (!choices.ok()) return choices.status();
 
   std::vector<Plan> plans;
-  for (const std::string& name : tuning::worth_measuring(*choices, options_.top, options_.without)) {
+  for (const std::string& name : tuning::worth_measuring(*choices, setting_.top, setting_.without)) {
     plan_options.schedule = name;
     Result<Plan> plan = machete::plan(problem, plan_options);
     if (!plan.ok()) return plan.status();

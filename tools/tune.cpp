@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -69,20 +68,8 @@ Status tune_on_gpu(const Options& options) {
   setting.commit = build_info::kCommit;
   setting.date = bench::today();
 
-  bench::TunerOptions tuner_options;
-  tuner_options.w_type = setting.w_type;
-  tuner_options.a_type = setting.a_type;
-  tuner_options.group_size = setting.group_size;
-  tuner_options.top = setting.top;
-  tuner_options.without = setting.without;
-  tuner_options.sizes = setting.sizes;
-  tuner_options.max_m = *std::max_element(setting.ms.begin(), setting.ms.end());
   bench::Tuner tuner;
-  if (Status status = tuner.set_up(tuner_options, device.ordinal); !status.ok()) return status;
-  const bench::Machine& machine = tuner.facts().machine;
-  setting.gpu = machine.gpu;
-  setting.driver = machine.driver;
-  setting.cuda = machine.cuda;
+  if (Status status = tuner.set_up(setting, device.ordinal); !status.ok()) return status;
 
   std::optional<Progress> progress;
   const auto measure = [&](const tuning::Point& point) { return tuner.measure(point); };

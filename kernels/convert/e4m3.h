@@ -4,8 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/convert/pairs.h"
-#include "kernels/convert/words.h"
+#include "kernels/convert/upper_bytes.h"
 
 namespace machete::convert {
 
@@ -19,13 +18,7 @@ struct E4m3 : OperandBytes {
   /// biases is a power of two, which one multiplication adds, for subnormal codes as well.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
-    const int first = step / 2 * 4 + step % 2;
-    CUTE_UNROLL
-    for (int row = 0; row < 2; ++row) {
-      const std::uint32_t word = words.word[first + row * 2];
-      a[row] = decode_pair<Element>(permute_bytes<0x1404>(word, 0));
-      a[row + 2] = decode_pair<Element>(permute_bytes<0x3424>(word, 0));
-    }
+    decode_upper_bytes(words, step, a, [](std::uint32_t codes) { return decode_pair<Element>(codes); });
   }
 
  private:

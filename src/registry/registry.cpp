@@ -23,9 +23,10 @@ WeightType packed_as(WeightType w_type) {
 }
 
 std::vector<const kernels::Kernel*> matching(WeightType w_type, DataType a_type) {
+  const WeightType packed = packed_as(w_type);
   std::vector<const kernels::Kernel*> matching;
   for (const kernels::Kernel* kernel : all()) {
-    if (kernel->w_type == packed_as(w_type) && kernel->a_type == a_type) matching.push_back(kernel);
+    if (kernel->w_type == packed && kernel->a_type == a_type) matching.push_back(kernel);
   }
   return matching;
 }
