@@ -40,7 +40,7 @@ endmacro()
 
 # Sets set, family, w, a, n, m, k, extra and name.
 macro(machete_parse_instance line)
-  if(NOT "${line}" MATCHES "^([a-z]+) +(gemm|batch|decode) +([a-z0-9]+) +(bf16|f16|s8|e4m3) +([0-9]+)x([0-9]+)x([0-9]+) *([0-9]*)$")
+  if(NOT "${line}" MATCHES "^([a-z]+) +(gemm|batch|turns|decode) +([a-z0-9]+) +(bf16|f16|s8|e4m3) +([0-9]+)x([0-9]+)x([0-9]+) *([0-9]*)$")
     message(FATAL_ERROR "instances/manifest.txt: cannot read '${line}'")
   endif()
   set(set ${CMAKE_MATCH_1})

@@ -14,6 +14,7 @@ namespace machete::kernels {
 enum class Family {
   kGemm,    // kernels/gemm: any number of tokens
   kBatch,   // kernels/batch: up to 64 tokens
+  kTurns,   // kernels/turns: up to 64 tokens, to the bit as kBatch
   kDecode,  // kernels/decode: one or two tokens
 };
 

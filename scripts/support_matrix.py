@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEIGHTS = weight_types()
 ACTIVATIONS = ("bf16", "f16", "s8", "e4m3")
 NARROW = ("s8", "e4m3")
-FAMILIES = ("gemm", "batch", "decode")
+FAMILIES = ("gemm", "batch", "turns", "decode")
 SAMPLED = (-1, 16, 32, 48, 64, 96, 128, 256)  # the group sizes that `machete list` asks a kernel about
 HEAD = "weights activations outputs backend family built tokens groups epilogues speed".split()
 

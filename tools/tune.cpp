@@ -152,9 +152,9 @@ Examples:
                    "default 14")
       ->check(CLI::Range(1, 1000))
       ->option_text("COUNT");
-  command->add_option("--except", options->without, "families left out: gemm, batch, decode")
+  command->add_option("--except", options->without, "families left out: gemm, batch, turns, decode")
       ->delimiter(',')
-      ->check(CLI::IsMember({"gemm", "batch", "decode"}))
+      ->check(CLI::IsMember({"gemm", "batch", "turns", "decode"}))
       ->allow_extra_args(false)
       ->option_text("FAMILY,...");
   command

@@ -41,8 +41,8 @@ struct Params {
 __device__ inline float plus(float a, float b) { return a + b; }
 __device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
-/// Adds up the warps' sums of a row tile, always in the order of their first turns, and stores them, kNamed: through
-/// the steps of the epilogue.
+/// Adds up the warps' sums of a row tile, always in the order of their first turns (kernels/turns/order.h), and stores
+/// them, kNamed: through the steps of the epilogue.
 template <bool kNamed, class Config>
 __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
                                  int row_tile, int first_warp, bool reused,
@@ -72,13 +72,13 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
     __syncthreads();
     const auto sum_of = [&](int token, int feature, auto zero) {
       using Number = decltype(zero);  // float, or float4 of neighbouring features
+      const auto of_turn = [&](int w) {
+        const int from = (first_warp + w) % Config::kWarps;
+        return *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature);
+      };
       Number sum = zero;
 #pragma unroll
-      for (int w = 0; w < Config::kWarps; ++w) {
-        const int from = (first_warp + w) % Config::kWarps;
-        sum =
-            plus(sum, *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature));
-      }
+      for (int w = 0; w < Config::kWarps; w += 2) sum = plus(sum, plus(of_turn(w), of_turn(w + 1)));
       return sum;
     };
     const int tokens = min(kTokens, store.m - first);

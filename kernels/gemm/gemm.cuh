@@ -21,19 +21,19 @@
 
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
-#include "kernels/gemm/byte_consumer.cuh"
 #include "kernels/gemm/config.h"
 #include "kernels/gemm/consumer.cuh"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/scheduler.h"
+#include "kernels/gemm/summing_consumer.cuh"
 #include "kernels/timeline.h"
 
 namespace machete::gemm {
 
 /// The main loop by the width of activations.
 template <class Config>
-using ConsumerOf = std::conditional_t<Config::kBytes, ByteConsumer<Config>, Consumer<Config>>;
+using ConsumerOf = std::conditional_t<Config::kBytes, SummingConsumer<Config>, Consumer<Config>>;
 
 /// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
 template <class Config, class Tree>

@@ -52,29 +52,28 @@ class Producer {
 
   /// Starts on the weights of the first tile, which no kernel ahead in the stream writes. Their activations follow with
   /// load(), which a whole ring of weights would delay.
+  template <int kStride = 1>
   __device__ void prefetch(WorkTile tile, int begin, int end) {
     Stage<Config::kStages> stage;
-    const int first = begin * Config::kStagesPerStep;
-    layout::GroupCursor cursor(groups_, first * Config::kTiles);
-    prefetched_ = min((end - begin) * Config::kStagesPerStep, kEarlyStages);
-    for (int i = 0; i < prefetched_; ++i) {
-      load_weights(tile, first + i, stage.index, cursor);
+    Blocks<kStride> blocks(groups_, begin, end);
+    for (; prefetched_ < kEarlyStages && !blocks.done(); blocks.advance()) {
+      load_weights(tile, blocks.index, blocks.group(), stage.index);
       stage.advance();
+      ++prefetched_;
     }
   }
 
-  /// Steps [begin, end) of K of a tile.
+  /// Steps of K of a tile: begin and every kStride-th after it, below end.
+  template <int kStride = 1>
   __device__ void load(WorkTile tile, int begin, int end) {
-    layout::GroupCursor cursor(groups_, begin * Config::kTilesPerStep);
-    for (int block = begin * Config::kStagesPerStep; block < end * Config::kStagesPerStep; ++block) {
+    for (Blocks<kStride> blocks(groups_, begin, end); !blocks.done(); blocks.advance()) {
       if (prefetched_ > 0) {
         --prefetched_;
-        advance(cursor);
       } else {
         Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
-        load_weights(tile, block, stage_.index, cursor);
+        load_weights(tile, blocks.index, blocks.group(), stage_.index);
       }
-      load_activations(tile, block, stage_.index);
+      load_activations(tile, blocks.index, stage_.index);
       stage_.advance();
     }
   }
@@ -91,22 +90,46 @@ class Producer {
   static_assert(Config::kTileK * Config::Converter::kBits / 4 <= 256, "a TMA box has at most 256 elements a side");
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
-  __device__ void load_weights(WorkTile tile, int block, int stage, layout::GroupCursor& cursor) {
-    if (elected_) {
-      std::uint64_t* full = &shared_.full[stage];
-      const int scale_bytes = Config::kStrips * groups_.per_stage * layout::kStripRows * 2;
-      TransactionBarrier::arrive_and_expect_tx(
-          full, Config::kWeightBytes + Config::kActivationBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
-      cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage],
-                                   block * Config::kTileK * Config::Converter::kBits / 4, tile.n * Config::kStrips);
-      cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, cursor.group(),
-                                   tile.n * Config::kStrips);
-      if constexpr (kZeroPoints) {
-        cute::SM90_TMA_LOAD_3D::copy(&maps_.zero_points, full, kSharedHint, shared_.scales[stage] + Config::kScaleBytes,
-                                     0, cursor.group(), tile.n * Config::kStrips);
+  /// Blocks of kTileK along K, a stage each, with the first scale group of each.
+  template <int kStride>
+  struct Blocks {
+    static_assert(kStride == 1 || Config::kStagesPerStep == 1);
+    int index;
+    int end;
+    layout::GroupCursor cursor;
+
+    __device__ Blocks(const layout::Groups& groups, int begin_step, int end_step)
+        : index(begin_step * Config::kStagesPerStep),
+          end(end_step * Config::kStagesPerStep),
+          cursor(groups, index * Config::kTiles) {}
+
+    __device__ bool done() const { return index >= end; }
+    __device__ int group() const { return cursor.group(); }
+    __device__ void advance() {
+      index += kStride;
+      if constexpr (kStride == 1) {
+#pragma unroll
+        for (int t = 0; t < Config::kTiles; ++t) cursor.advance();
+      } else {
+        cursor.seek(index * Config::kTiles);
       }
     }
-    advance(cursor);
+  };
+
+  __device__ void load_weights(WorkTile tile, int block, int group, int stage) {
+    if (!elected_) return;
+    std::uint64_t* full = &shared_.full[stage];
+    const int scale_bytes = Config::kStrips * groups_.per_stage * layout::kStripRows * 2;
+    TransactionBarrier::arrive_and_expect_tx(
+        full, Config::kWeightBytes + Config::kActivationBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
+    cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage],
+                                 block * Config::kTileK * Config::Converter::kBits / 4, tile.n * Config::kStrips);
+    cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, group,
+                                 tile.n * Config::kStrips);
+    if constexpr (kZeroPoints) {
+      cute::SM90_TMA_LOAD_3D::copy(&maps_.zero_points, full, kSharedHint, shared_.scales[stage] + Config::kScaleBytes,
+                                   0, group, tile.n * Config::kStrips);
+    }
   }
 
   __device__ void load_activations(WorkTile tile, int block, int stage) {
@@ -118,11 +141,6 @@ class Producer {
                                    activations + k * Config::kTileM, block * Config::kTileK + k,
                                    tile.m * Config::kTileM);
     }
-  }
-
-  __device__ static void advance(layout::GroupCursor& cursor) {
-#pragma unroll
-    for (int t = 0; t < Config::kTiles; ++t) cursor.advance();
   }
 
   const TensorMaps& maps_;

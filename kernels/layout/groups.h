@@ -49,10 +49,14 @@ inline Groups groups_of(const packing::Shape& shape, int stage_k) {
 /// Walks along K tile by tile and knows the current group.
 class GroupCursor {
  public:
-  CUTE_HOST_DEVICE GroupCursor(Groups groups, int tile)
-      : groups_(groups), group_(groups.group_of(tile)), tile_of_group_(tile - group_ * groups.tiles_per_group) {}
+  CUTE_HOST_DEVICE GroupCursor(Groups groups, int tile) : groups_(groups) { seek(tile); }
 
   CUTE_HOST_DEVICE int group() const { return group_; }
+
+  CUTE_HOST_DEVICE void seek(int tile) {
+    group_ = groups_.group_of(tile);
+    tile_of_group_ = tile - group_ * groups_.tiles_per_group;
+  }
 
   CUTE_HOST_DEVICE void advance() {
     if (groups_.fine()) {

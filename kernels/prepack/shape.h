@@ -12,8 +12,9 @@ struct Shape {
   std::int64_t group_size = 0;  // as the checkpoint has it: a multiple of 16, or -1
   std::int64_t n_padded = 0;    // to 64, the rows of one wgmma
   std::int64_t k_padded = 0;    // to 64, one tile of 4 bits or two of 8
-  std::int64_t packed_group_size =
-      0;  // divides 64 or is a multiple of it (k_padded for -1), so that no k16 step and no tile is split
+  // Divides 64 or is a multiple of it, so that no k16 step and no tile is split. With 16-bit activations at most
+  // kRepeatK where groups divide so: their scales are repeated.
+  std::int64_t packed_group_size = 0;
   std::int64_t packed_groups = 0;
   int bits = 4;              // of a weight
   int activation_bits = 16;  // whose MMA the order serves
@@ -42,6 +43,10 @@ struct Shape {
   constexpr std::int64_t scale_count() const { return n_padded * packed_groups; }
 };
 
+/// How many k share a packed scale where groups are larger, of 16-bit activations. One scale a row would be asked for
+/// by every warp at once: 4% at M = 1 (docs/design-notes.md); repeating it costs 3% of the weight's bytes.
+inline constexpr std::int64_t kRepeatK = 128;
+
 /// Sizes must be positive and at most 2^31; group_size -1 or a positive multiple of 16 (checked by the API).
 constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size, int bits = 4, bool swiglu = false,
                          int activation_bits = 16) {
@@ -54,7 +59,10 @@ constexpr Shape shape_of(std::int64_t n, std::int64_t k, std::int64_t group_size
   s.group_size = group_size;
   s.n_padded = (s.packed_rows() + 63) / 64 * 64;
   s.k_padded = (k + 63) / 64 * 64;
-  if (group_size < 0 || group_size >= s.k_padded) {
+  const bool one = group_size < 0 || group_size >= s.k_padded;
+  if (activation_bits == 16 && s.k_padded > kRepeatK && (one || group_size % kRepeatK == 0)) {
+    s.packed_group_size = kRepeatK;
+  } else if (one) {
     s.packed_group_size = s.k_padded;
   } else if (group_size % 64 == 0) {
     s.packed_group_size = group_size;

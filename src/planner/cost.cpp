@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/prepack/shape.h"
+#include "kernels/turns/share.h"
 
 namespace machete::planner {
 namespace {
@@ -84,7 +85,11 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
   // The busiest CTA's steps, and the CTAs that give it their sums.
   double busiest = ceil_div(tiles, sms) * steps;
   double givers = 0;
-  if (schedule.stream_k && std::fmod(tiles, sms) != 0) {
+  if (schedule.kernel->family == kernels::Family::kTurns) {
+    const int share = turns::share_of(static_cast<int>(n_tiles), machine.sms);
+    busiest = share * steps / turns::kPairs;
+    givers = share == 1 ? 3 : share == 2 ? 1 : 0;  // of a larger share what others give is there in time
+  } else if (schedule.stream_k && std::fmod(tiles, sms) != 0) {
     const double shared = tiles < sms ? tiles : sms + std::fmod(tiles, sms);
     const double part = ceil_div(shared * steps, sms);
     busiest = part + (tiles - shared) / sms * steps;
@@ -172,6 +177,7 @@ std::string Estimate::reason() const {
 Estimate estimate(const Problem& problem, const Schedule& schedule, const Machine& machine) {
   switch (schedule.kernel->family) {
     case kernels::Family::kGemm:
+    case kernels::Family::kTurns:
       return estimate_gemm(problem, schedule, machine);
     case kernels::Family::kBatch:
       return estimate_batch(problem, schedule, machine);

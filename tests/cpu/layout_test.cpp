@@ -188,13 +188,27 @@ TEST(Layout, ALanesTwoScalesAreNeighbours) {
 
 TEST(Groups, KnowTheGroupOfEveryTile) {
   for (const std::int64_t size : {16, 32, 64, 128, 192, 320, 4096, 8128}) {
-    const packing::Shape shape = packing::shape_of(64, 65536, size);
+    const packing::Shape shape = packing::shape_of(64, 65536, size, 4, false, 8);
     const Groups groups = groups_of(shape, kTileK);
     for (int tile = 0; tile < 1024; ++tile)
       EXPECT_EQ(groups.group_of(tile), tile * kTileK / size) << size << ", " << tile;
   }
-  const Groups one = groups_of(packing::shape_of(64, std::int64_t{1} << 24, -1), kTileK);
+  const Groups one = groups_of(packing::shape_of(64, std::int64_t{1} << 24, -1, 4, false, 8), kTileK);
   EXPECT_EQ(one.group_of((1 << 18) - 1), 0);
+}
+
+TEST(Groups, LargeOnesAreRepeatedForActivationsOf16Bits) {
+  for (const std::int64_t size : {-1, 128, 256, 384, 512, 4096}) {
+    const packing::Shape shape = packing::shape_of(64, 1100, size);
+    EXPECT_EQ(shape.packed_group_size, packing::kRepeatK) << size;
+    EXPECT_EQ(shape.packed_groups, 9) << size;
+    for (std::int64_t k = 0; k < 1100; ++k) {
+      EXPECT_EQ(shape.source_group(k / packing::kRepeatK), size > 0 ? k / size : 0) << size << ", " << k;
+    }
+    EXPECT_EQ(packing::shape_of(64, 1100, size, 4, false, 8).packed_groups, shape.groups()) << size;
+  }
+  EXPECT_EQ(packing::shape_of(64, 1100, 192).packed_group_size, 192);
+  EXPECT_EQ(packing::shape_of(64, 100, -1).packed_groups, 1);
 }
 
 TEST(Groups, AStageHoldsWhateverItsStartTouches) {

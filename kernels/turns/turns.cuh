@@ -1,0 +1,176 @@
+#pragma once
+
+/// Turns: up to 64 tokens by wgmma, added in the order of the batch family (order.h), which so gives the same bits: on
+/// Hopper wgmma and mma.sync add alike, k16 by k16. For plans whose results may not depend on the number of tokens.
+///
+// clang-format off
+///   the GEMM family's producer and stages --> SummingConsumer, class by class: x scale, + --> sums of a class
+///   sums of a class --> + those of its pair --> + the pairs before --(others' pairs, through the workspace)--> D
+// clang-format on
+///
+/// The sums take three sets of accumulators beside the MMA's own, which is why a warpgroup has 64 rows and no more.
+
+#include <cutlass/arch/reg_reconfig.h>
+
+#include "kernels/epilogue/staging.cuh"
+#include "kernels/epilogue/store.cuh"
+#include "kernels/gemm/config.h"
+#include "kernels/gemm/exchange.cuh"
+#include "kernels/gemm/producer.cuh"
+#include "kernels/gemm/summing_consumer.cuh"
+#include "kernels/timeline.h"
+#include "kernels/turns/order.h"
+
+namespace machete::turns {
+
+using namespace cute;  // NOLINT(google-build-using-namespace)
+using gemm::Barrier;
+
+/// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
+template <class Config, class Tree>
+struct Params {
+  gemm::TensorMaps maps;
+  typename Tree::Params tree;
+  epilogue::Store<typename Config::Element> store;
+  gemm::Exchange<Config> exchange;
+  layout::Groups groups;
+  int tiles;
+  int share;     // of a CTA, in pairs
+  int turns;     // of K
+  bool overlap;  // launched while the kernel ahead may still run
+  kernels::Timeline timeline;
+
+  __device__ Walk walk() const { return {tiles, share, static_cast<int>(blockIdx.x)}; }
+};
+
+/// The producer warp: the operands of every class of the walk.
+template <class Config, class Tree>
+__device__ void produce(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
+  Walk walk = params.walk();
+  cute::prefetch_tma_descriptor(&params.maps.weights);
+  cute::prefetch_tma_descriptor(&params.maps.activations);
+  cute::prefetch_tma_descriptor(&params.maps.scales);
+  gemm::Producer<Config> producer(params.maps, shared, params.groups, true);
+  if (params.overlap) {
+    const Part part = walk.part();
+    producer.template prefetch<kClasses>({part.tile, 0}, part.first * 2, params.turns);
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // what the kernel ahead writes is there
+  }
+  if (producer.elected()) params.timeline.mark(kernels::kDependencyMet);
+  for (; !walk.done(); walk.advance()) {
+    const Part part = walk.part();
+    for (int i = part.first * 2; i < part.end * 2; ++i) {
+      producer.template load<kClasses>({part.tile, 0}, i, params.turns);
+    }
+  }
+  producer.finish();
+}
+
+/// a = a + b
+template <class Accumulators>
+__device__ __forceinline__ void add(Accumulators& a, const Accumulators& b) {
+#pragma unroll
+  for (int i = 0; i < size(a); ++i) a(i) += b(i);
+}
+
+/// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
+template <gemm::Ends kEnds, class Config, class Tree>
+__device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warpgroup = thread / 128;
+  gemm::SummingConsumer<Config> consumer{shared, params.groups, thread, {}, {}};
+  consumer.template start<true>();
+  auto sums = make_tensor<float>(partition_shape_C(
+      typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M), of a class
+  auto even = make_fragment_like(sums);                                             // of a pair's first class
+  auto total = make_fragment_like(sums);                                            // of the pairs before
+  const int cta = static_cast<int>(blockIdx.x);
+  for (Walk walk = params.walk(); !walk.done(); walk.advance()) {
+    const Part part = walk.part();
+    const auto take = [&] {
+      if (part.first == 0 || !part.ends_tile()) return;
+      params.exchange.take(walk.first_giver(part), cta, thread / 32, thread % 32, total);
+    };
+    clear(total);
+    if (walk.given_early()) take();
+    clear(sums);
+    int index = part.first * 2;  // of the class
+    const int last = part.end * 2 - 1;
+    int left = turns_of_class(params.turns, index);
+    const auto end_class = [&] {
+      if (index % 2 == 0) {
+        copy(sums, even);
+        clear(sums);
+      } else {
+        add(sums, even);
+        if (index < last) {
+          add(total, sums);
+          clear(sums);
+        }
+      }
+      ++index;
+    };
+    const auto beside = [&] {
+      while (left == 0) {
+        end_class();
+        left = turns_of_class(params.turns, index);
+      }
+      --left;
+    };
+    consumer.template multiply<kEnds>(0, turns_of_classes(params.turns, index, last + 1), sums, beside);
+    while (index <= last) end_class();
+    if (thread == 0) params.timeline.mark(kernels::kMultiplied);
+    if (!walk.given_early()) take();
+    add(sums, total);
+    if (!part.ends_tile()) {
+      params.exchange.give(cta, thread / 32, thread % 32, sums);
+      continue;
+    }
+    int lane = thread % 128;
+    asm volatile("" : "+r"(lane));  // what the drain makes of it is not to take registers of the main loop
+    const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
+    const int first_row = part.tile * Config::kTileN;
+    if constexpr (std::is_same_v<Tree, epilogue::NoTree>) {
+      staging.drain(sums, params.store, first_row, 0);
+    } else {
+      const auto place = staging.lane_of(params.store, first_row, 0);
+      staging.drain_through(epilogue::callbacks_of(Tree(params.tree, {}), place), place, sums, params.store, first_row,
+                            0);
+    }
+  }
+  if (thread == 0) params.timeline.mark(kernels::kDone);
+}
+
+template <class Config, class Tree>
+__global__ void __launch_bounds__(Config::kThreads, 1) turns(const __grid_constant__ Params<Config, Tree> params) {
+  extern __shared__ std::uint8_t raw[];
+  auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);
+  const int warp = cutlass::canonical_warp_idx_sync();
+
+  if (params.overlap) asm volatile("griddepcontrol.launch_dependents;");
+  if (threadIdx.x == 0) {
+    params.timeline.mark(kernels::kStarted);
+    for (int i = 0; i < Config::kStages; ++i) {
+      Barrier::init(&shared.full[i], 1);
+      Barrier::init(&shared.empty[i], Config::kConsumerWarps);
+    }
+    cutlass::arch::fence_barrier_init();
+  }
+  __syncthreads();
+
+  if (warp >= Config::kConsumerWarps) {
+    cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
+    if (warp == Config::kConsumerWarps) produce(params, shared);
+  } else {
+    cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
+    if (params.groups.fine()) {
+      consume<gemm::Ends::kStep>(params, shared);
+    } else if (params.groups.tiles_per_group == 1) {
+      consume<gemm::Ends::kTile>(params, shared);
+    } else {
+      consume<gemm::Ends::kStage>(params, shared);
+    }
+  }
+}
+
+}  // namespace machete::turns
