@@ -61,6 +61,10 @@ gpu-test: ## Run the GPU tests, of Python too, into bench/results/gpu-tests.json
 	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
 	@scripts/gpu_test.sh $(GPU_BUILD) $(ARGS)
 
+planner-test: ## Time the planner's choice against every schedule, 15 s on a quiet GPU; PREBUILT=dir, ARGS=--gtest_random_seed=N
+	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
+	@MACHETE_TEST_PLANNER=1 scripts/gpu_test.sh $(GPU_BUILD) --gtest_filter='PlannerChoice.*' $(ARGS)
+
 sanitize: ## Run compute-sanitizer's memcheck, racecheck and synccheck over the GPU tests
 	@$(if $(PREBUILT),,$(MAKE) setup && $(MAKE) build CUDA=ON BUILD=$(GPU_BUILD))
 	@scripts/sanitize.sh $(GPU_BUILD)/bin/gpu_tests $(ARGS)
@@ -101,4 +105,4 @@ docs: ## Regenerate docs/support-matrix.md from the manifest and the tuning tabl
 	@scripts/support_matrix.py > docs/support-matrix.md
 	@echo "docs/support-matrix.md"
 
-.PHONY: help demo demo-llm test setup build wheel fuzz quality clean gpu-test sanitize bench plots check format format-check lint docs
+.PHONY: help demo demo-llm test setup build wheel fuzz quality clean gpu-test planner-test sanitize bench plots check format format-check lint docs

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "kernels/prepack/shape.h"
 #include "kernels/turns/share.h"
@@ -17,53 +18,32 @@ double ceil_div(double a, double b) { return std::ceil(a / b); }
 // cheaper.
 double mma_clocks(int tokens) { return tokens <= 16 ? 13 : tokens / 2.0; }
 
-// The constants below are fitted to the sweeps in tuning/sweeps, M = 1...2048, five weight types. Their choice is at
-// most 2.3% slower than the best, 0.6% on average (4% at M = 256 of e2m1; geometric means at each M), 17% in the worst
-// case.
+// Of the card's clock when power does not limit it, as far as kernels show it.
+constexpr double kUsPerClock = 1e-3 / 1.755;
 
-// Clocks of a step of 128 k a CTA: those of unpacking 128 rows of 4 or 8 bits, and of keeping the ring going.
-constexpr double kUnpackClocks = 505;
-constexpr double kUnpackClocks8 = 1015;
-constexpr double kStepClocks = 72;
-// The same with 8-bit activations: codes that are looked up (4 bits to e4m3), that are masked, that are as they are;
-// and what a token of the tile costs where sums are scaled step by step. Fitted to bench/results/bytes: the choice
-// is 1.3% slower than the best (geometric mean), 11% in the worst case.
-constexpr double kLookUpClocks = 500;
-constexpr double kMaskClocks = 300;
-constexpr double kFetchClocks = 200;
-constexpr double kScaleClocks = 1.5;
-// What hides behind the other of unpacking and MMA still costs a part of itself.
-constexpr double kHiddenPart = 0.5;
-constexpr double kStoreClocks = 0.061;     // of an element of D
-constexpr double kTailMicroseconds = 0.4;  // launch, first loads, last store
-constexpr double kExchangeMicroseconds = 4.3;
-constexpr double kGivenBytesPerMicrosecond = 7.5e4;  // a CTA takes
-// What L2 delivers where CTAs work at different k: their requests for activations no longer coincide.
-constexpr double kScatteredL2TbS = 6.3;
-
-// How much of memory's time a busier CTA adds where tiles do not divide by the SMs.
-constexpr double kUnevenPart = 0.82;
-
-// The batch family: weights a clock that an SM would consume but for the MMAs of each eight tokens and for what every
-// slot costs, and everything else.
-constexpr double kBatchRate = 81;
-constexpr double kBatchRate8 = 53;  // of 8 bits
-constexpr double kBatchOctet = 0.58;
-constexpr double kBatchSlot = 1.03;   // shared by the strips
-constexpr double kBatchSlot8 = 2.08;  // which are half as deep
-constexpr double kBatchMicroseconds = 2.7;
+// What takes as long as the largest of several ceilings would, and a little longer for the others.
+double norm(std::initializer_list<double> ceilings, double p) {
+  const double largest = std::max(ceilings);
+  if (largest <= 0) return 0;
+  double sum = 0;
+  for (const double ceiling : ceilings) sum += std::pow(ceiling / largest, p);
+  return largest * std::pow(sum, 1 / p);
+}
 
 // The decode family: weights a clock that an SM consumes with many strips and eight columns of digits, what the integer
-// planes of 4096 activations cost, and everything else. Fitted like the above, to M = 1 and 2: the mean error is 8%.
-constexpr double kDecodeRate = 60;
+// planes of 4096 activations cost, and everything else. Fitted to sweeps of M = 1 and 2: the mean error is 8%.
+constexpr double kDecodeRate = 53.3;
 constexpr double kPlanesMicroseconds = 0.09;
 constexpr double kDecodeMicroseconds = 4.4;
 
 // Of 128 rows and 128 k.
-double unpack_clocks(const Problem& problem) {
+double unpack_clocks(const Problem& problem, const Machine::Gemm& gemm) {
   const bool wide = bits_of(problem.w_type) == 8;
-  if (bits_of(problem.a_type) == 16) return wide ? kUnpackClocks8 : kUnpackClocks;
-  return wide ? kFetchClocks : problem.a_type == DataType::kE4m3 ? kLookUpClocks : kMaskClocks;
+  if (bits_of(problem.a_type) == 16) {
+    if (wide) return gemm.unpack8_clocks;
+    return problem.w_type == WeightType::kE2m1 ? gemm.unpack_e2m1_clocks : gemm.unpack_clocks;
+  }
+  return wide ? gemm.fetch_clocks : problem.a_type == DataType::kE4m3 ? gemm.look_up_clocks : gemm.mask_clocks;
 }
 
 double weight_bytes(const Problem& problem, const packing::Shape& shape) {
@@ -71,7 +51,54 @@ double weight_bytes(const Problem& problem, const packing::Shape& shape) {
   return static_cast<double>(shape.weight_bytes()) + 2 * numbers * static_cast<double>(shape.scale_count());
 }
 
+// Who computes what of a GEMM's tiles, as kernels/gemm/scheduler.h shares them out.
+struct TileShares {
+  double busiest;        // steps of 128 k of the CTA with the most
+  double finished;       // tiles that it stores
+  double parts = 1;      // CTAs that a shared tile has, on average
+  bool shared = false;   // some tiles have several
+  bool early = false;    // those come first, whole ones follow
+  double scattered = 0;  // 0: CTAs that share a tile begin where others do; 1: all at different k
+
+  TileShares(double tiles, double steps, double sms, bool stream_k)
+      : busiest(ceil_div(tiles, sms) * steps), finished(ceil_div(tiles, sms)) {
+    const double rest = std::fmod(tiles, sms);
+    if (!stream_k || rest == 0) return;
+    shared = true;
+    early = tiles > sms;
+    const double common = early ? sms + rest : tiles;
+    const double whole = (tiles - common) / sms;
+    busiest = ceil_div(common * steps, sms) + whole * steps;
+    finished = ceil_div(common, sms) + whole;
+    const double ctas_a_tile = sms / common;
+    if (!early) parts = ctas_a_tile;
+    scattered = 2 * std::abs(ctas_a_tile - std::round(ctas_a_tile));
+  }
+
+  // Those of kernels/turns/order.h.
+  static TileShares of_turns(double tiles, double steps, int sms) {
+    TileShares shares(tiles, steps, sms, false);
+    const int pairs = turns::share_of(static_cast<int>(tiles), sms);
+    shares.busiest = pairs * steps / turns::kPairs;
+    shares.finished = ceil_div(pairs, turns::kPairs);
+    shares.shared = turns::shares_tiles(pairs);
+    shares.early = pairs > turns::kPairs / 2;
+    if (shares.shared && !shares.early) shares.parts = turns::kPairs / pairs;
+    return shares;
+  }
+};
+
+double exchange_us(const TileShares& shares, const kernels::Tile& tile, const Machine::Gemm& gemm) {
+  if (!shares.shared) return 0;
+  const double given_us = 4.0 * tile.n * tile.m / gemm.given_bytes_us;
+  if (shares.early) return gemm.early_us + gemm.early_part * given_us;
+  const double givers = shares.parts - 1;
+  return gemm.exchange_us * (1 + gemm.exchange_rows * (tile.n / 128.0 - 1)) +
+         (gemm.given_part + std::min(givers, 4.0)) * given_us + gemm.giver_us * givers;
+}
+
 Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const Machine& machine) {
+  const Machine::Gemm& gemm = machine.gemm;
   const kernels::Tile& tile = schedule.kernel->tile;
   const packing::Shape shape = shape_of(problem);
   const auto m = static_cast<double>(std::max<std::int64_t>(problem.m, 1));
@@ -80,43 +107,38 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
   const double n_tiles = ceil_div(n, tile.n);
   const double m_tiles = ceil_div(m, tile.m);
   const double tiles = n_tiles * m_tiles;
-  const double sms = machine.sms;
   const double steps = ceil_div(k, 128);
-  // The busiest CTA's steps, and the CTAs that give it their sums.
-  double busiest = ceil_div(tiles, sms) * steps;
-  double givers = 0;
-  if (schedule.kernel->family == kernels::Family::kTurns) {
-    const int share = turns::share_of(static_cast<int>(n_tiles), machine.sms);
-    busiest = share * steps / turns::kPairs;
-    givers = share == 1 ? 3 : share == 2 ? 1 : 0;  // of a larger share what others give is there in time
-  } else if (schedule.stream_k && std::fmod(tiles, sms) != 0) {
-    const double shared = tiles < sms ? tiles : sms + std::fmod(tiles, sms);
-    const double part = ceil_div(shared * steps, sms);
-    busiest = part + (tiles - shared) / sms * steps;
-    givers = std::max(1.0, std::ceil(steps / part) - 1);
-  }
+  const TileShares shares = schedule.kernel->family == kernels::Family::kTurns
+                                ? TileShares::of_turns(n_tiles, steps, machine.sms)
+                                : TileShares(tiles, steps, machine.sms, schedule.stream_k);
 
   const auto element = static_cast<double>(bytes_of(problem.a_type));
-  const double activation_bytes = element * m * k;
+  const double weights = weight_bytes(problem, shape);
   Estimate e;
-  const double uneven = busiest * sms / (tiles * steps);
-  e.memory_us = (weight_bytes(problem, shape) + activation_bytes + 2 * m * n) / machine.read_tb_s * 1e-6 *
-                (1 + kUnevenPart * (uneven - 1));
-  e.l2_us = (weight_bytes(problem, shape) * m_tiles + element * m_tiles * tile.m * k * n_tiles) /
-            (givers > 0 ? kScatteredL2TbS : machine.l2_tb_s) * 1e-6;
+  const double read_again = m_tiles > 1 ? gemm.scattered_reads * shares.scattered : 0;
+  e.memory_us = (weights * (1 + read_again) + element * m * k + 2 * m * n) / machine.read_tb_s * 1e-6;
+  const double activations = n_tiles * element * k;  // bytes, of a token
+  e.l2_us = ((weights * m_tiles + activations * m) / (shares.shared ? gemm.scattered_l2_tb_s : gemm.l2_tb_s) +
+             activations * (m_tiles * tile.m - m) / gemm.empty_tb_s) *
+            (1 + gemm.scattered_part * shares.scattered) * 1e-6;
 
   const double atoms = tile.n / 128.0;
   // 8-bit activations: an MMA of as many clocks takes k32.
-  const double mma = element * 8 * atoms * mma_clocks(tile.m);
-  const double unpack = unpack_clocks(problem) * atoms + kStepClocks;
+  const double mma = element * 8 * atoms * mma_clocks(tile.m) * gemm.mma_part;
+  const double unpack = unpack_clocks(problem, gemm) * atoms;
   const bool scales_steps = element == 1 && (problem.a_type == DataType::kE4m3 || shape.packed_groups > 1);
-  const double scaling = scales_steps ? kScaleClocks * atoms * tile.m : 0;
-  const double clocks = std::max(mma, unpack) + kHiddenPart * std::min(mma, unpack) + scaling;
-  const double us_per_clock = 1e-3 / machine.clock_ghz;
-  const double store = kStoreClocks * tile.n * tile.m * ceil_div(tiles, sms);
-  e.compute_us = (busiest * clocks + store) * us_per_clock;
-  e.overhead_us = kTailMicroseconds;
-  if (givers > 0) e.overhead_us += kExchangeMicroseconds + givers * tile.n * tile.m * 4 / kGivenBytesPerMicrosecond;
+  const double scaling = scales_steps ? gemm.scale_clocks * atoms * tile.m : 0;
+  // Three warpgroups hide one's unpacking behind the others' MMAs.
+  const double step = norm({mma, tile.n % 128 == 0 ? unpack : 0}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;
+  const double store = gemm.store_clocks * tile.n * tile.m * shares.finished;
+  e.compute_us = (shares.busiest * step + store + gemm.drain_clocks * shares.finished) * kUsPerClock;
+  // Zeros cost no power.
+  const double full_mma = element * 4 * atoms * m / m_tiles;
+  const double energy = tiles * steps * (gemm.mma_power * full_mma + gemm.unpack_power * unpack) / machine.sms;
+  e.power_us = (energy + store) * kUsPerClock;
+
+  const double path = norm({e.memory_us, e.l2_us, e.compute_us}, gemm.path_norm) + exchange_us(shares, tile, gemm);
+  e.expected_us = norm({path, e.power_us}, gemm.power_norm) + gemm.launch_us;
   return e;
 }
 
@@ -135,16 +157,29 @@ struct WholeRows {
 };
 
 Estimate estimate_batch(const Problem& problem, const Schedule& schedule, const Machine& machine) {
+  const Machine::Batch& batch = machine.batch;
   const kernels::Tile& tile = schedule.kernel->tile;
   const packing::Shape shape = shape_of(problem);
-  const WholeRows rows(problem, schedule, machine);
+  const double passes = WholeRows(problem, schedule, machine).passes;
+  const auto k = static_cast<double>(shape.k_padded);
   const bool bytes = bits_of(problem.w_type) == 8;
+  const bool many = schedule.kernel->order == 16;  // warps
+  const double weights = passes * tile.n * k;      // of the busiest CTA
   Estimate e;
-  e.memory_us = weight_bytes(problem, shape) * rows.share / machine.read_tb_s * 1e-6;
-  const double rate = (bytes ? kBatchRate8 : kBatchRate) /
-                      (1 + kBatchOctet * tile.m / 8 + (bytes ? kBatchSlot8 : kBatchSlot) * 16 / tile.n);
-  e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;
-  e.overhead_us = kBatchMicroseconds;
+  e.memory_us = weight_bytes(problem, shape) / machine.read_tb_s * 1e-6;
+  const double slot = bytes ? batch.slot8 : tile.k < 128 ? batch.half_slot : batch.slot;
+  const double clocks = (1 + batch.octet * tile.m / 8 + slot * 16 / tile.n) / (bytes ? batch.rate8 : batch.rate);
+  e.compute_us = weights * clocks * (many ? batch.many_part : 1) * kUsPerClock;
+  const double activations = passes * static_cast<double>(problem.m) * 2 * k;
+  e.l2_us = (weights * bits_of(problem.w_type) / 8 +
+             (many ? batch.many_activation_part : batch.activation_part) * activations) /
+            batch.bytes_us;
+  // Sums of all warps lie in shared memory at once, or those of eight tokens do (kernels/batch/config.h).
+  const int warps = many ? 16 : 8;
+  const int rounds = warps * tile.m * (tile.n + 4) * 4 <= 40 * 1024 ? 0 : tile.m / 8;
+  const double sum_us = batch.sum_us * tile.n * tile.m / 128 * warps / 8 + batch.round_us * rounds;
+  e.expected_us = norm({e.memory_us, e.l2_us, e.compute_us}, batch.norm) + batch.launch_us +
+                  passes * (batch.pass_us + sum_us) + (many ? batch.many_us : 0);
   return e;
 }
 
@@ -157,21 +192,22 @@ Estimate estimate_decode(const Problem& problem, const Schedule& schedule, const
   e.memory_us = weight_bytes(problem, shape) * rows.share / machine.read_tb_s * 1e-6;
   const double strips = tile.n / 16.0;
   const double rate = kDecodeRate / (0.68 + 0.32 * blocks) * (1 - 0.5 / strips);
-  e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * 1e-3 / machine.clock_ghz;
-  e.overhead_us = kDecodeMicroseconds + kPlanesMicroseconds * static_cast<double>(problem.m * problem.k) / 4096;
+  e.compute_us = rows.passes * tile.n * static_cast<double>(shape.k_padded) / rate * kUsPerClock;
+  e.expected_us = std::max(e.memory_us, e.compute_us) + kDecodeMicroseconds +
+                  kPlanesMicroseconds * static_cast<double>(problem.m * problem.k) / 4096;
   return e;
 }
 
 }  // namespace
 
-double Estimate::total_us() const { return std::max({memory_us, l2_us, compute_us}) + overhead_us; }
-
 std::string Estimate::reason() const {
-  const char* bound = memory_us >= l2_us && memory_us >= compute_us ? "memory"
-                      : l2_us >= compute_us                         ? "L2"
-                                                                    : "unpacking and MMA";
-  return fmt::format("bound by {}: memory {:.1f}, L2 {:.1f}, SM {:.1f}, overhead {:.1f} us", bound, memory_us, l2_us,
-                     compute_us, overhead_us);
+  const double largest = std::max({memory_us, l2_us, compute_us, power_us});
+  const char* bound = memory_us == largest    ? "memory"
+                      : l2_us == largest      ? "L2"
+                      : compute_us == largest ? "unpacking and MMA"
+                                              : "power";
+  return fmt::format("bound by {}: memory {:.1f}, L2 {:.1f}, SM {:.1f}, power {:.1f}, the rest {:.1f} us", bound,
+                     memory_us, l2_us, compute_us, power_us, expected_us - largest);
 }
 
 Estimate estimate(const Problem& problem, const Schedule& schedule, const Machine& machine) {

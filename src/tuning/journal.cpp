@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -38,7 +39,7 @@ Json to_json(const Setting& setting) {
 
 Json to_json(const Measurement& measurement) {
   Json us = Json::object();
-  for (const Timing& timing : measurement.times) us[timing.schedule] = timing.us;
+  for (const Timing& timing : measurement.times) us[timing.schedule] = std::round(timing.us * 1e3) / 1e3;
   const Point& point = measurement.point;
   return {{"n", point.n}, {"k", point.k}, {"m", point.m}, {"overlap", point.overlap}, {"us", us}};
 }

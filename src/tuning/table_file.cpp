@@ -26,6 +26,14 @@ const Timing* find(const std::vector<Timing>& times, const std::string& schedule
   return nullptr;
 }
 
+// What the entries choose for so many tokens of a weight, or "".
+std::string look_up(const std::vector<Entry>& entries, const Key& key, std::int64_t m) {
+  for (const Entry& e : entries) {
+    if (Key{e.n, e.k, e.overlap} == key && m <= e.m_max) return e.schedule;
+  }
+  return "";
+}
+
 std::string quoted(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 template <class T>
@@ -51,12 +59,17 @@ std::vector<Entry> entries_of(const std::vector<Measurement>& measurements, doub
     for (const auto& [m, times] : by_m) {
       const Timing& best =
           *std::min_element(times->begin(), times->end(), [](const Timing& a, const Timing& b) { return a.us < b.us; });
-      const Timing* same = find(*times, last);
-      if (same != nullptr && same->us <= best.us * (1 + tolerance)) {
+      const auto near = [&, &all = *times](const std::string& schedule) {
+        const Timing* timing = find(all, schedule);
+        return timing != nullptr && timing->us <= best.us * (1 + tolerance);
+      };
+      const std::string before = look_up(kept, key, m);
+      const std::string choice = near(before) ? before : near(last) ? last : best.schedule;
+      if (choice == last) {
         entries.back().m_max = m;
       } else {
-        entries.push_back({n, k, m, overlap, best.schedule});
-        last = best.schedule;
+        entries.push_back({n, k, m, overlap, choice});
+        last = choice;
       }
     }
   }

@@ -28,9 +28,10 @@ struct TableFile {
   std::vector<Entry> entries;
 };
 
-/// The fastest schedule at every point, merged along the tokens: a choice is kept on as long as that costs no more than
-/// `tolerance` of the best. Of `kept`, entries of other sizes and ways of launching stay, and those for fewer or more
-/// tokens than were measured. In the order of a table's entries. Points where nothing was timed give none.
+/// The fastest schedule at every point, merged along the tokens: as long as that costs no more than `tolerance` of the
+/// best, what `kept` chooses stays, and else the choice for fewer tokens is kept on. Of `kept`, entries of other sizes
+/// and ways of launching stay, and those for fewer or more tokens than were measured. In the order of a table's
+/// entries. Points where nothing was timed give none.
 std::vector<Entry> entries_of(const std::vector<Measurement>& measurements, double tolerance,
                               const std::vector<Entry>& kept = {});
 

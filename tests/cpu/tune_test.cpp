@@ -97,6 +97,16 @@ TEST(Entries, KeepAChoiceWhileItCostsLittle) {
               ElementsAre("4x4 1 b", "8x4 1 a", "8x4 4 b", "8x4 8 c", "8x4 1 overlap b"));
 }
 
+TEST(Entries, OfAnotherTableStayWhileTheyCostLittle) {
+  const std::vector<Measurement> measured = {{{8, 4, 1, false}, {{"a", 10}, {"b", 10.05}}},
+                                             {{8, 4, 2, false}, {{"a", 10}, {"b", 10.2}}},
+                                             {{8, 4, 4, false}, {{"a", 10}, {"b", 10.05}, {"c", 9.99}}}};
+  EXPECT_THAT(lines(entries_of(measured, 0.01)), ElementsAre("8x4 4 a"));
+  EXPECT_THAT(lines(entries_of(measured, 0.01, {{8, 4, 2, false, "b"}, {8, 4, 4, false, "c"}})),
+              ElementsAre("8x4 1 b", "8x4 2 a", "8x4 4 c"));
+  EXPECT_THAT(lines(entries_of(measured, 0.01, {{8, 4, 4, false, "gone"}})), ElementsAre("8x4 4 a"));
+}
+
 TEST(Entries, OfAnotherTableStayWhereNothingWasMeasured) {
   const std::vector<Measurement> measured = {{{8, 4, 16, false}, {{"new", 1}}}, {{8, 4, 64, false}, {{"new", 1}}}};
   const std::vector<Entry> kept = {{2, 2, 8, true, "other"},    {8, 4, 8, false, "below"}, {8, 4, 16, false, "at"},

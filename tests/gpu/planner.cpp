@@ -42,7 +42,7 @@ class PlannerChoice : public GpuTest {
     GpuTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
     if (std::getenv("MACHETE_TEST_PLANNER") == nullptr) {
-      GTEST_SKIP() << "timings of the card at hand, which other work on it disturbs; MACHETE_TEST_PLANNER=1 takes them";
+      GTEST_SKIP() << "timings of the card at hand, which other work on it disturbs; make planner-test takes them";
     }
     require(runner_.set_up(0));
   }
