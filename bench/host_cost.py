@@ -18,8 +18,8 @@ from collections.abc import Callable
 import torch
 
 import machete
-from machete import ops
 from machete._native import native
+from machete.product import is_unwatched
 
 SIZE = 16
 BATCH, BATCHES = 200, 200
@@ -32,7 +32,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     out, none = torch.empty_like(x), x[:0]
     types = ("u4b8", "bf16", SIZE)
     options = ("", False, False, False)
-    op, run = torch.ops.machete.linear, native.linear_of(*types, *options)
+    op, run = torch.ops.machete.linear, native.linear_of(SIZE, SIZE, *types, *options)
     idle = torch.nn.Identity()
     calls = {
         "Linear(x)": lambda: layer(x),
@@ -44,7 +44,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "torch.ops.machete.linear of no tokens": lambda: op(none, weight.data, SIZE, SIZE, *types),
         "the library's function": lambda: run(x, weight.data, out),
         "the library's function of no tokens": lambda: run(none, weight.data, none),
-        "... of which: is it watched?": lambda: ops._is_unwatched(x, weight.data),
+        "... of which: is it watched?": lambda: is_unwatched(x, weight.data),
         "... of which: x.new_empty": lambda: x.new_empty(SIZE, SIZE),
         "... of which: the module's call": lambda: idle(x),
     }
