@@ -72,7 +72,7 @@ struct PlanKeyHash {
 
 struct Planned {
   Plan plan;
-  PackedHeader header;        // of the weights that it runs with
+  PackedHeader header;         // of the weights that it runs with
   std::int64_t ordered_bytes;  // of such a weight whose groups have an order of their own
 };
 
@@ -116,8 +116,8 @@ class PlanCache {
     options.overlap = kind_.overlap;
     options.batch_invariant = kind_.batch_invariant;
     Plan plan = value_of(machete::plan(problem, options));
-    const PackedHeader header = expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.a_type),
-                                                kind_.group_size, kind_.swiglu);
+    const PackedHeader header =
+        expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.a_type), kind_.group_size, kind_.swiglu);
     const PackedHeader ordered = act_ordered(header);
     return {std::move(plan), key.act_order ? ordered : header, bytes_of(ordered)};
   }
@@ -161,8 +161,7 @@ bool same(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.d
 
 // Raises unless the tensors fit the kind and each other.
 void check_operands(const Kind& kind, const TensorView& x, const TensorView& packed, const TensorView& out) {
-  for (const auto& [name, tensor, columns] :
-       {std::tuple{"x", &x, kind.k}, std::tuple{"out", &out, kind.columns()}}) {
+  for (const auto& [name, tensor, columns] : {std::tuple{"x", &x, kind.k}, std::tuple{"out", &out, kind.columns()}}) {
     if (type_of(name, *tensor) != kind.a_type) {
       raise(StatusCode::kInvalidArgument,
             fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
