@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 
 import machete
+from machete import product
 from machete._native import native
 from machete.product import is_unwatched
 
@@ -33,6 +34,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     types = ("u4b8", "bf16", SIZE)
     options = ("", False, False, False)
     op, run = torch.ops.machete.linear, native.linear_of(SIZE, SIZE, *types, *options)
+    empty = product._empty_cuda if device.type == "cuda" else product._empty_cpu
     idle = torch.nn.Identity()
     calls = {
         "Linear(x)": lambda: layer(x),
@@ -45,7 +47,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "the library's function": lambda: run(x, weight.data, out),
         "the library's function of no tokens": lambda: run(none, weight.data, none),
         "... of which: is it watched?": lambda: is_unwatched(x, weight.data),
-        "... of which: x.new_empty": lambda: x.new_empty(SIZE, SIZE),
+        "... of which: the output's allocation": lambda: empty((SIZE, SIZE), (SIZE, 1), torch.bfloat16),
         "... of which: the module's call": lambda: idle(x),
     }
     if device.type == "cuda":
