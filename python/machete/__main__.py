@@ -40,8 +40,8 @@ def _hand_over(arguments: Sequence[str]) -> None:
         if os.access(path, os.X_OK) and _is_binary(path):
             os.execv(path, [str(path), *arguments])
     sys.exit(
-        f"machete: {arguments[0]} is a command of C++, which is not on PATH (cmake --install); of Python there are plot "
-        "and bench-torch"
+        f"machete: {arguments[0]} is a command of C++, which is not on PATH (cmake --install); of Python there are "
+        "plot and bench-torch"
     )
 
 

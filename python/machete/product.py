@@ -19,8 +19,8 @@ _traces = torch._C._is_tracing
 _compiles = torch.compiler.is_dynamo_compiling
 
 # torch.empty_strided of code that torch compiles: half as dear, on the CPU or the current GPU.
-_empty_cpu: Any = torch._C._dynamo.guards._empty_strided_cpu
-_empty_cuda: Any = torch._C._dynamo.guards._empty_strided_cuda
+_compiled: Any = torch._C._dynamo.guards
+_empty_cpu, _empty_cuda = _compiled._empty_strided_cpu, _compiled._empty_strided_cuda
 
 
 def is_unwatched(x: Tensor, packed: Tensor) -> bool:
