@@ -28,41 +28,30 @@ _library.define(f"linear.out{_LINEAR}, Tensor(a!) out) -> ()", tags=_tags)
 _library.define("dequantize(Tensor packed, int n, int k, ScalarType dtype) -> Tensor", tags=_tags)
 
 
+# Kernels get what the schema has in order, but defaults: n, k, weight_type, scale_type and group_size are a `kind`.
 def _linear(
     x: Tensor,
     packed: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    group_size: int,
-    *,
+    *kind: Any,
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
 ) -> Tensor:
-    how = (n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
-    return product_of(*how).of(x, packed)
+    return product_of(*kind, schedule, overlap, batch_invariant, swiglu).of(x, packed)
 
 
 def _linear_out(
     x: Tensor,
     packed: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    group_size: int,
-    *,
+    *kind: Any,
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
     out: Tensor,
 ) -> None:
-    how = (n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu)
-    product_of(*how).into(x, packed, out)
+    product_of(*kind, schedule, overlap, batch_invariant, swiglu).into(x, packed, out)
 
 
 def _columns(n: int, swiglu: bool) -> int:
@@ -142,10 +131,10 @@ torch.library.register_fake("machete::dequantize", _dequantize_fake, lib=_librar
 _with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_linear_backward, _linear_context))
 
 
-def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *arguments: Any, **options: Any) -> Tensor:
+def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
     if is_unwatched(x, packed) and not is_stand_in(x):
-        return _linear(x, packed, *arguments, **options)
-    return _with_gradient(keyset, x, packed, *arguments, **options)
+        return _linear(x, packed, *kind, **options)
+    return _with_gradient(keyset, x, packed, *kind, **options)
 
 
 _library.impl("linear", _linear_autograd, "Autograd", with_keyset=True)
