@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling as is_compiling
 
-import machete.ops  # noqa: F401  # registers what `dispatch` calls
+import machete.ops  # noqa: F401  # registers what `long_way` calls
 from machete._native import NAMES, name_of, native
 from machete.checkpoint import read_layer, write_layer
-from machete.product import How, Product, dispatch, is_unwatched, product_of
+from machete.product import How, Product, long_way, product_of
 from machete.weight import PackedWeight, aligned, prepack, quantize
 
 
@@ -33,14 +34,14 @@ def linear(
     """
     if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
-    data = weight.data
-    if is_unwatched(x, data) and (out is None or type(out) is Tensor):
+    data, result = weight.data, None
+    if not is_compiling():
         product = weight._product
         if schedule or overlap or batch_invariant:
             product = product_of(*weight.how(schedule, overlap, batch_invariant))
-        result = product.of(x, data) if out is None else product.into(x, data, out)
-    else:
-        result = dispatch(x, data, weight.how(schedule, overlap, batch_invariant), out)
+        result = product.call(x, data) if out is None else product.call(x, data, out)
+    if result is None:
+        result = long_way(x, data, weight.how(schedule, overlap, batch_invariant), out)
     return result if bias is None else result.add_(bias)
 
 
@@ -179,10 +180,9 @@ class Linear(nn.Module):
             packed, bias = self._buffers["packed_weight"], self._parameters["bias"]  # a tenth of an attribute's cost
         except KeyError:
             packed, bias = self.packed_weight, self.bias  # parametrised, or in other hands
-        if is_unwatched(x, packed):
-            result = self._product.of(x, packed)
-        else:
-            result = dispatch(x, packed, self._how())
+        result = None if is_compiling() else self._product.call(x, packed)
+        if result is None:
+            result = long_way(x, packed, self._how())
         return result if bias is None else result.add_(bias)
 
     def adopt(self, packed: PackedWeight) -> None:

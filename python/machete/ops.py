@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
 from machete._native import native
-from machete.product import check, check_out, is_stand_in, is_unwatched, product_of
+from machete.product import check, check_out, is_unwatched, product_of
 
 _LINEAR = (
     "(Tensor x, Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, *, "
@@ -51,7 +51,7 @@ def _linear_out(
     swiglu: bool = False,
     out: Tensor,
 ) -> None:
-    product_of(*kind, schedule, overlap, batch_invariant, swiglu).into(x, packed, out)
+    product_of(*kind, schedule, overlap, batch_invariant, swiglu).of(x, packed, out)
 
 
 def _columns(n: int, swiglu: bool) -> int:
@@ -132,7 +132,7 @@ _with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_line
 
 
 def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    if is_unwatched(x, packed) and not is_stand_in(x):
+    if is_unwatched(x, packed):
         return _linear(x, packed, *kind, **options)
     return _with_gradient(keyset, x, packed, *kind, **options)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
-from machete._native import DTYPES, native
+from machete._native import DTYPES, call_of, native
 
 # Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu.
 How = tuple[int, int, str, str, int, str, bool, bool, bool]
@@ -16,86 +16,65 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _traces = torch._C._is_tracing
-_compiles = torch.compiler.is_dynamo_compiling
-
-# torch.empty_strided of code that torch compiles: half as dear, on the CPU or the current GPU.
 _compiled: Any = torch._C._dynamo.guards
-_empty_cpu, _empty_cuda = _compiled._empty_strided_cpu, _compiled._empty_strided_cuda
+
+# What native/call.cpp asks of torch; torch.empty_strided is that of code which torch compiles, half as dear.
+_asked = (
+    Tensor,
+    torch.is_grad_enabled,
+    _dispatch_modes,
+    _function_modes,
+    _traces,
+    forward_ad,
+    profiler,
+    _compiled._empty_strided_cpu,
+    _compiled._empty_strided_cuda,
+    getattr(Tensor, "__dlpack_c_exchange_api__"),  # noqa: B009  # torch's own annotations lack it
+)
 
 
 def is_unwatched(x: Tensor, packed: Tensor) -> bool:
-    """Whether neither gradients nor tracing, modes or a profiler have to know of what happens to x.
-
-    That it is a stand-in, too, only the library has to know: it refuses those, and `Product` looks then.
-    """
+    """Whether neither gradients nor tracing, modes, transforms or a profiler have to know of what happens to x."""
     return (
-        not _compiles()
+        not torch.compiler.is_compiling()
         and type(x) is Tensor
         and type(packed) is Tensor
+        and not x.is_meta
+        and not x.is_neg()
         and not (x.requires_grad and torch.is_grad_enabled())
         and not _dispatch_modes()
         and not _function_modes()
+        and _transforms() is None
         and not _traces()
         and forward_ad._current_level < 0
         and not profiler._is_profiler_enabled
     )
 
 
-def is_stand_in(x: Tensor) -> bool:
-    """Whether x may have no data of its own: on the device meta, or wrapped by a transform."""
-    return x.is_meta or _transforms() is not None
-
-
 class Product:
-    """The products with weights of one kind under one set of options. `product_of` has them."""
+    """The products with weights of one kind under one set of options. `product_of` has them.
+
+    `call(x, packed[, out])` is the short way, of native/call.cpp: the product, or None where something watches or the
+    library does not do it as things lie.
+    """
 
     def __init__(self, how: How) -> None:
         n, _, _, scale_type, *_, swiglu = how
         self._how = how
-        self._run = native.linear_of(*how)
+        self._plans = native.plans_of(*how)
         self._columns = n // 2 if swiglu else n
-        self._strides = (self._columns, 1)
-        self._dtype = DTYPES[scale_type]
-        self._may_be_negative = self._dtype == torch.float16  # lazily, as the imaginary part of a conjugate is
+        self.call = call_of(self._plans, DTYPES[scale_type], _asked)
 
     def __reduce__(self) -> tuple[Any, How]:
         return product_of, self._how
 
-    def of(self, x: Tensor, packed: Tensor) -> Tensor:
-        """x [..., K] times the weight, transposed: [..., N], with swiglu [..., N / 2]."""
-        if self._may_be_negative and x.is_neg():
-            x = x.resolve_neg()
-        columns = self._columns
-        empty = _empty_cuda if x.is_cuda else _empty_cpu
-        shape = x.shape
-        if len(shape) == 2:
-            out = empty((shape[0], columns), self._strides, self._dtype)
-        elif len(shape) == 3:
-            out = empty((shape[0], shape[1], columns), (shape[1] * columns or columns, columns, 1), self._dtype)
-        else:
-            out = x.new_empty(*shape[:-1], columns)
-        try:
-            if self._run(x, packed, out):
-                return out
-        except (RuntimeError, ValueError):
-            pass
-        return self._otherwise(x, packed, None)
+    def of(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+        """x [..., K] times the weight, transposed: [..., N], with swiglu [..., N / 2]; whoever watches."""
+        result = self.call(x, packed) if out is None else self.call(x, packed, out)
+        return self.carefully(x, packed, out) if result is None else result
 
-    def into(self, x: Tensor, packed: Tensor, out: Tensor) -> Tensor:
-        """The same, written there."""
-        if self._may_be_negative and x.is_neg():
-            x = x.resolve_neg()
-        try:
-            if self._run(x, packed, out):
-                return out
-        except (RuntimeError, ValueError):
-            pass
-        return self._otherwise(x, packed, out)
-
-    def _otherwise(self, x: Tensor, packed: Tensor, out: Tensor | None) -> Tensor:
-        """What the library did not do as things lay: it is refused in torch's words, or done by copying."""
-        if is_stand_in(x):
-            return dispatch(x, packed, self._how, out)
+    def carefully(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+        """What the library does not do as things lie is refused in torch's words, or done by copying."""
         _, k, _, scale_type, *_ = self._how
         check(x, packed, k, scale_type)
         if out is not None:
@@ -105,8 +84,8 @@ class Product:
             result = out
         else:
             result = x.new_empty((*x.shape[:-1], self._columns))
-        if not self._run(x, packed, result):  # the kernels cannot read its rows as they lie
-            self._run(x.clone(memory_format=torch.contiguous_format), packed, result)
+        if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
+            native.linear(self._plans, x.clone(memory_format=torch.contiguous_format), packed, result)
         return result if out is None or out is result else out.detach().copy_(result)
 
 
@@ -115,8 +94,14 @@ def product_of(*how: Any) -> Product:
     return Product(how)
 
 
-def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
-    """The same through torch's dispatcher: torch.ops.machete.linear."""
+def long_way(x: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
+    """The product where `Product.call` gives none: through torch's dispatcher if anything watches."""
+    if is_unwatched(x, packed) and (out is None or type(out) is Tensor):
+        return product_of(*how).carefully(x, packed, out)
+    return dispatch(x, packed, how, out)
+
+
+def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
     *sizes_and_types, schedule, overlap, batch_invariant, swiglu = how
     options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant, "swiglu": swiglu}
     if out is None:

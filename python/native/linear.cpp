@@ -1,6 +1,6 @@
 // linear: plans, kept from call to call, and their runs; list_schedules: what could run.
 
-#include "machete/linear.h"
+#include "native/linear.h"
 
 #include <fmt/format.h>
 #include <tvm/ffi/container/array.h>
@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "api/placed.h"
+#include "machete/linear.h"
 #include "machete/version.h"
 #include "native/packed.h"
 #include "native/status.h"
@@ -76,7 +77,9 @@ struct Planned {
   std::int64_t ordered_bytes;  // of such a weight whose groups have an order of their own
 };
 
-// Plans by key, for all threads. A serving process meets a bounded number of shapes; one that does not starts over.
+}  // namespace
+
+// By key, for all threads. A serving process meets a bounded number of shapes; one that does not starts over.
 class PlanCache {
  public:
   explicit PlanCache(Kind kind) : kind_(std::move(kind)) {}
@@ -126,6 +129,8 @@ class PlanCache {
   std::shared_mutex mutex_;
   std::unordered_map<PlanKey, std::shared_ptr<const Planned>, PlanKeyHash> plans_;
 };
+
+namespace {
 
 // A tensor [..., columns] as a matrix.
 struct Matrix {
@@ -184,9 +189,42 @@ void check_operands(const Kind& kind, const TensorView& x, const TensorView& pac
   }
 }
 
-// One product. False: x has to be copied before, or lies elsewhere than out; nothing was done.
-bool linear(PlanCache& plans, const TensorView& x /* [..., K] */, const TensorView& packed,
-            const TensorView& out /* [..., N], with swiglu [..., N / 2] */) {
+Stream stream_of(DLDevice device, const DLPackExchangeAPI* torch) {
+  if (torch == nullptr) return TVMFFIEnvGetStream(device.device_type, device.device_id);
+  void* stream = nullptr;
+  if (torch->current_work_stream(device.device_type, device.device_id, &stream) != 0) {
+    raise(StatusCode::kDevice, "torch does not tell its current stream");
+  }
+  return stream;
+}
+
+// What tvm-ffi allocates with, on this thread, as its own calls from Python set it.
+class AllocatorScope {
+ public:
+  explicit AllocatorScope(DLPackManagedTensorAllocator allocator) {
+    TVMFFIEnvSetDLPackManagedTensorAllocator(allocator, 0, &before_);
+  }
+  ~AllocatorScope() { TVMFFIEnvSetDLPackManagedTensorAllocator(before_, 0, nullptr); }
+  AllocatorScope(const AllocatorScope&) = delete;
+  AllocatorScope& operator=(const AllocatorScope&) = delete;
+
+ private:
+  DLPackManagedTensorAllocator before_ = nullptr;
+};
+
+// From torch, in the order of its current stream.
+Tensor workspace_of(std::int64_t bytes, DLDevice device, const DLPackExchangeAPI* torch) {
+  if (torch == nullptr) return Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), device);
+  const AllocatorScope scope(torch->managed_tensor_allocator);
+  return Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), device);
+}
+
+}  // namespace
+
+std::int64_t columns_of(const PlanCache& plans) { return plans.kind().columns(); }
+
+bool linear(PlanCache& plans, const TensorView& x, const TensorView& packed, const TensorView& out,
+            const DLPackExchangeAPI* torch) {
   check_operands(plans.kind(), x, packed, out);
   const DLDevice where = packed.device();
   if (!same(out.device(), where)) return false;
@@ -208,24 +246,20 @@ bool linear(PlanCache& plans, const TensorView& x /* [..., K] */, const TensorVi
   }
   const Plan& plan = planned->plan;
   const PackedWeight weight = borrow(packed, planned->header);
-  Tensor workspace;
   const auto bytes = static_cast<std::int64_t>(plan.workspace_size());
-  if (bytes > 0) {  // from torch, in the order of its current stream
-    workspace = Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), where);
-  }
-  Stream stream;
-  if (on_gpu) stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
+  const Tensor workspace = bytes > 0 ? workspace_of(bytes, where, torch) : Tensor();
+  const Stream stream = on_gpu ? stream_of(where, torch) : Stream();
   // Each tensor has said already where it lies.
   check(internal::run_placed(plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
                              plan.workspace_size(), stream));
   return true;
 }
 
-// The products of weights of one kind under one set of options, as a function (x, packed, out), which is `linear`: what
-// is said of them in words is understood once.
-tvm::ffi::TypedFunction<bool(TensorView, TensorView, TensorView)> linear_of(
-    std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type, std::int64_t group_size,
-    const String& schedule, bool overlap, bool batch_invariant, bool swiglu) {
+namespace {
+
+// The plans of a kind, which are kept for good: what is said of a product in words is understood once.
+void* plans_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
+               std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu) {
   Kind kind;
   kind.n = n;
   kind.k = k;
@@ -236,9 +270,11 @@ tvm::ffi::TypedFunction<bool(TensorView, TensorView, TensorView)> linear_of(
   kind.batch_invariant = batch_invariant;
   kind.swiglu = swiglu;
   kind.schedule = view(schedule);
-  return [plans = std::make_shared<PlanCache>(std::move(kind))](TensorView x, TensorView packed, TensorView out) {
-    return linear(*plans, x, packed, out);
-  };
+  return new PlanCache(std::move(kind));
+}
+
+bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out) {
+  return linear(*static_cast<PlanCache*>(plans), x, packed, out);
 }
 
 // name, estimate in us, workspace in bytes, reason
@@ -271,7 +307,8 @@ String version() { return kVersion; }
 
 }  // namespace
 
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear_of, linear_of);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plans_of, plans_of);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear_by);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
 

@@ -1,8 +1,8 @@
 """The way past the dispatcher: taken where nothing else would see the call, and only there."""
 
 import copy
-import importlib
 import pickle
+import sys
 
 import pytest
 import torch
@@ -11,11 +11,9 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import machete
-from machete import ops
+from machete import ops, product
 from machete._native import native
 from machete.product import is_unwatched
-
-module = importlib.import_module("machete.linear")  # machete.linear is the function of that name
 
 
 @pytest.fixture
@@ -25,16 +23,11 @@ def packed():
 
 def goes_directly(monkeypatch, run):
     """Whether a call was not for torch's dispatcher."""
-    answers = []
-
-    def asked(*tensors):
-        answers.append(is_unwatched(*tensors))
-        return answers[-1]
-
+    seen, dispatch = [], product.dispatch
     with monkeypatch.context() as patch:
-        patch.setattr(module, "is_unwatched", asked)
+        patch.setattr(product, "dispatch", lambda *arguments: seen.append(arguments) or dispatch(*arguments))
         run()
-    return answers[0]
+    return not seen
 
 
 def test_plain_calls_go_directly(packed, monkeypatch):
@@ -94,8 +87,47 @@ def test_gradients_modes_and_profilers_see_the_operator(packed, monkeypatch):
 
     assert type(machete.linear(x.as_subclass(Sub), packed)) is Sub
     with forward_ad.dual_level():
-        assert not is_unwatched(x, packed.data)
+        assert not goes_directly(monkeypatch, lambda: machete.linear(x, packed))
     assert goes_directly(monkeypatch, lambda: machete.linear(x, packed))
+
+
+def test_the_short_way_is_taken_where_nobody_watches_and_only_there(packed):
+    x, call = torch.randn(3, 80, dtype=torch.bfloat16), packed._product.call
+    expected = machete.linear(x, packed)
+    assert torch.equal(call(x, packed.data), expected)
+    out = torch.empty_like(expected)
+    assert call(x, packed.data, out) is out and torch.equal(out, expected)
+    y = x.clone().requires_grad_()
+    assert call(y, packed.data) is None
+    with torch.no_grad():
+        assert torch.equal(call(y, packed.data), expected)
+    with forward_ad.dual_level():
+        assert call(x, packed.data) is None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert call(x, packed.data) is None
+    with torch.device("cpu"):  # a mode
+        assert call(x, packed.data) is None
+    with TorchDispatchMode():
+        assert call(x, packed.data) is None
+    assert call(torch.nn.Parameter(x, requires_grad=False), packed.data) is None
+    for unfit in (x.to("meta"), x.float(), x[:, 1:], x[0, 0], x.to_sparse()):
+        assert call(unfit, packed.data) is None
+    assert call(x, packed.data.to("meta")) is None and call(x, x) is None and call(x, packed.data, out[1:]) is None
+    assert call(3, packed.data) is None
+    assert torch.equal(call(x, packed.data), expected)
+
+
+def test_the_short_way_lets_go_of_what_it_takes(packed):
+    x, call = torch.randn(3, 80, dtype=torch.bfloat16), packed._product.call
+    call(x, packed.data)
+    objects = (x, packed.data, torch.bfloat16, None, call, torch.Tensor)
+    before = [sys.getrefcount(each) for each in objects]
+    for _ in range(1000):
+        call(x, packed.data)
+        call(x.float(), packed.data)
+        call(x, packed.data.to("meta"))
+    found = [sys.getrefcount(each) for each in objects]
+    assert all(abs(a - b) < 100 for a, b in zip(before, found, strict=True))
 
 
 def test_the_operator_itself_computes_at_once_too(packed, monkeypatch):
@@ -186,9 +218,10 @@ def test_rows_are_copied_only_where_they_must_be(packed, layout):
     x = view(torch.randn(4, 3, 80, dtype=torch.bfloat16))
     expected = machete.linear(x.contiguous(), packed)
     assert torch.equal(machete.linear(x, packed), expected)
-    run = native.linear_of(48, 80, "u4b8", "bf16", 16, "", False, False, False)
+    plans = native.plans_of(48, 80, "u4b8", "bf16", 16, "", False, False, False)
     out = torch.empty_like(expected)
-    assert run(x, packed.data, out) == as_it_lies
+    assert native.linear(plans, x, packed.data, out) == as_it_lies
+    assert (packed._product.call(x, packed.data) is not None) == as_it_lies
     assert not as_it_lies or torch.equal(out, expected)
 
 
