@@ -18,7 +18,6 @@ from collections.abc import Callable
 import torch
 
 import machete
-from machete import ops
 from machete._native import native
 
 SIZE = 16
@@ -32,7 +31,8 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     out, none = torch.empty_like(x), x[:0]
     types = ("u4b8", "bf16", SIZE)
     options = ("", False, False, False)
-    op, run = torch.ops.machete.linear, native.linear_of(*types, *options)
+    op, plans = torch.ops.machete.linear, native.plans_of(SIZE, SIZE, *types, *options)
+    call, empty = weight._product.call, getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
     idle = torch.nn.Identity()
     calls = {
         "Linear(x)": lambda: layer(x),
@@ -42,10 +42,11 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "linear of no tokens": lambda: machete.linear(none, weight),
         "torch.ops.machete.linear": lambda: op(x, weight.data, SIZE, SIZE, *types),
         "torch.ops.machete.linear of no tokens": lambda: op(none, weight.data, SIZE, SIZE, *types),
-        "the library's function": lambda: run(x, weight.data, out),
-        "the library's function of no tokens": lambda: run(none, weight.data, none),
-        "... of which: is it watched?": lambda: ops._is_unwatched(x, weight.data),
-        "... of which: x.new_empty": lambda: x.new_empty(SIZE, SIZE),
+        "the short way": lambda: call(x, weight.data),
+        "the short way, out given": lambda: call(x, weight.data, out),
+        "the short way, out given, of no tokens": lambda: call(none, weight.data, none),
+        "the library by tvm-ffi": lambda: native.linear(plans, x, weight.data, out),
+        "... of which: the output's allocation": lambda: empty((SIZE, SIZE), (SIZE, 1), torch.bfloat16),
         "... of which: the module's call": lambda: idle(x),
     }
     if device.type == "cuda":

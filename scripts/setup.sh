@@ -14,7 +14,7 @@ for purpose in "$@"; do
       wheels+=(nvidia-cutlass)
       [ -n "$(scripts/nvcc.sh)" ] || wheels+=(nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-crt)
       ;;
-    test) wanted+=(libgtest-dev libgmock-dev) ;;
+    test) wanted+=(libgtest-dev libgmock-dev python3-dev) ;; # torch.compile includes Python.h in what it compiles
     python)
       wanted+=(python3-venv)
       tools+=(apache-tvm-ffi==0.1.15.post2 torch==2.11.0 transformers==5.17.0 safetensors==0.8.0 numpy==2.4.6 gguf==0.19.0
@@ -36,6 +36,7 @@ present() {
     g++ | cmake | python3 | clang-format-14 | clang-tidy-14 | clang-14) command -v "$1" > /dev/null ;;
     ninja-build) command -v ninja > /dev/null ;;
     python3-pip) python3 -m pip --version > /dev/null 2>&1 ;;
+    python3-dev) python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null ;;
     python3-venv) python3 -c 'import venv, ensurepip' > /dev/null 2>&1 ;;
     *) dpkg-query -W -f '${Status}' "$1" 2> /dev/null | grep -q 'ok installed' ;;
   esac

@@ -21,7 +21,8 @@ constexpr const char* kExamples = R"(Examples:
   machete verify model-u4b8.safetensors --reference model.safetensors
   machete explain 16 4096 4096
 
-'machete COMMAND --help' explains a command. Exit status: 0 success, 1 failure, 2 wrong usage.)";
+'machete COMMAND --help' explains a command; plot and bench-torch are of the Python package.
+Exit status: 0 success, 1 failure, 2 wrong usage.)";
 
 /// One clear line. Text from files may hold anything; a terminal shall not obey it.
 int fail(int exit_code, std::string message) {
@@ -48,6 +49,9 @@ int run(int argc, char** argv) {
   if (argc <= 1) {
     std::fputs(app.help().c_str(), stderr);
     return kUsage;
+  }
+  for (const std::string name : {"plot", "bench-torch"}) {
+    if (argv[1] == name) return fail(kUsage, name + " is of the Python package: python -m machete " + name);
   }
   try {
     app.parse(argc, argv);

@@ -1,9 +1,11 @@
-"""The package's command: `machete`, or `python -m machete`. That of C++, of the same name, has the rest."""
+"""The package's command: `machete`, or `python -m machete`. What it does not know is handed over to that of C++."""
 
 import argparse
 import json
+import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,20 +14,41 @@ from machete._native import DTYPES
 from machete.bench import SUITES, TOKENS, bench
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="machete",
         description="Measures linears through torch, and draws what was measured.",
-        epilog="quantize, inspect, convert, verify, list and info are in the command of C++ (cmake --install).",
+        epilog="Other commands (quantize, verify, bench, ...) are those of the machete of C++, found on PATH.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_plot(commands.add_parser("plot", help="draw recorded results, as PNG and SVG"))
-    _add_bench(commands.add_parser("bench", help="time linears beside cuBLAS, called from torch (GPU)"))
+    _add_bench(commands.add_parser("bench-torch", help="time linears beside cuBLAS, called from torch (GPU)"))
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands.choices:
+        _hand_over(arguments)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
     except (ImportError, NotImplementedError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"machete: {error}")
+
+
+def _hand_over(arguments: Sequence[str]) -> None:
+    """Becomes the command of C++."""
+    for folder in os.get_exec_path():
+        path = Path(folder, "machete")
+        if os.access(path, os.X_OK) and _is_binary(path):
+            os.execv(path, [str(path), *arguments])
+    sys.exit(
+        f"machete: {arguments[0]} is a command of C++, which is not on PATH (cmake --install); of Python there are "
+        "plot and bench-torch"
+    )
+
+
+def _is_binary(path: Path) -> bool:
+    """And no script, as this command itself is in every environment."""
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """The shared library behind the package, and the names of its types in torch."""
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ for _error in (NotImplementedError, OSError):
     tvm_ffi.error.register_error(_error)
 
 
-def _load() -> Any:
-    path = Path(__file__).with_name("libmachete_python.so")
-    if not path.is_file():
-        raise ImportError(f"machete: there is no {path}; install the package (pip install .), or see python/README.md")
-    return tvm_ffi.load_module(str(path))
+_path = Path(__file__).with_name("libmachete_python.so")
+if not _path.is_file():
+    raise ImportError(f"machete: there is no {_path}; install the package (pip install .), or see python/README.md")
+native: Any = tvm_ffi.load_module(str(_path))
 
-
-native = _load()
+# The one function that takes and returns objects of Python: (plans, dtype, what it asks of torch) -> function.
+call_of: Any = ctypes.PyDLL(str(_path)).machete_call_of
+call_of.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
+call_of.restype = ctypes.py_object
 
 # The library's names of the types that activations and scales have.
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16"}

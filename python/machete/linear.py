@@ -1,14 +1,17 @@
 """The linear layer: a function over packed weights, and a module."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling as is_compiling
 
-from machete import ops
+import machete.ops  # noqa: F401  # registers what `long_way` calls
 from machete._native import NAMES, name_of, native
 from machete.checkpoint import read_layer, write_layer
+from machete.product import How, Product, long_way, product_of
 from machete.weight import PackedWeight, aligned, prepack, quantize
 
 
@@ -31,20 +34,14 @@ def linear(
     """
     if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
-    result = ops.linear(
-        x,
-        weight.data,
-        weight.n,
-        weight.k,
-        weight.weight_type,
-        NAMES[weight.dtype],
-        weight.group_size,
-        schedule,
-        overlap,
-        batch_invariant,
-        weight.swiglu,
-        out,
-    )
+    data, result = weight.data, None
+    if not is_compiling():
+        product = weight._product
+        if schedule or overlap or batch_invariant:
+            product = product_of(*weight.how(schedule, overlap, batch_invariant))
+        result = product.call(x, data) if out is None else product.call(x, data, out)
+    if result is None:
+        result = long_way(x, data, weight.how(schedule, overlap, batch_invariant), out)
     return result if bias is None else result.add_(bias)
 
 
@@ -169,22 +166,23 @@ class Linear(nn.Module):
     def _rows(self) -> int:
         return 2 * self.out_features if self.swiglu else self.out_features
 
+    def _how(self) -> How:
+        kind = (self._rows(), self.in_features, self.weight_type, NAMES[self.dtype], self.group_size)
+        return (*kind, "", False, False, self.swiglu)
+
+    @cached_property
+    def _product(self) -> Product:
+        return product_of(*self._how())
+
     def forward(self, x: Tensor) -> Tensor:
         packed: Any
         try:
             packed, bias = self._buffers["packed_weight"], self._parameters["bias"]  # a tenth of an attribute's cost
         except KeyError:
             packed, bias = self.packed_weight, self.bias  # parametrised, or in other hands
-        result = ops.linear(
-            x,
-            packed,
-            2 * self.out_features if self.swiglu else self.out_features,
-            self.in_features,
-            self.weight_type,
-            NAMES[self.dtype],
-            self.group_size,
-            swiglu=self.swiglu,
-        )
+        result = None if is_compiling() else self._product.call(x, packed)
+        if result is None:
+            result = long_way(x, packed, self._how())
         return result if bias is None else result.add_(bias)
 
     def adopt(self, packed: PackedWeight) -> None:
@@ -195,6 +193,7 @@ class Linear(nn.Module):
                 raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {value}")
         self.packed_weight = packed.data
         self.weight_type, self.group_size = packed.weight_type, packed.group_size
+        self.__dict__.pop("_product", None)
 
     def _check(self, data: Tensor) -> None:
         found, wanted = PackedWeight.from_tensor(data), self.packed()
@@ -226,6 +225,7 @@ class Linear(nn.Module):
             if not self.packed_weight.is_meta:
                 self.packed_weight = self.packed().to(dtype=dtype).data
             self.dtype = dtype
+            self.__dict__.pop("_product", None)
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from machete._native import DTYPES, name_of, native
+from machete._native import DTYPES, NAMES, name_of, native
+from machete.product import How, Product, product_of
 
 HEADER_BYTES = 128
 
@@ -84,6 +86,15 @@ class PackedWeight:
     def columns(self) -> int:
         """Of the output: N, or with swiglu N / 2."""
         return self.n // 2 if self.swiglu else self.n
+
+    def how(self, schedule: str = "", overlap: bool = False, batch_invariant: bool = False) -> How:
+        """What its header says and the options, as the library takes them."""
+        kind = (self.n, self.k, self.weight_type, NAMES[self.dtype], self.group_size)
+        return (*kind, schedule, overlap, batch_invariant, self.swiglu)
+
+    @cached_property
+    def _product(self) -> Product:
+        return product_of(*self.how())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "PackedWeight":
         """On another device, or for activations of another type; ValueError where a scale has no exact value in it."""

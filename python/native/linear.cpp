@@ -1,6 +1,6 @@
 // linear: plans, kept from call to call, and their runs; list_schedules: what could run.
 
-#include "machete/linear.h"
+#include "native/linear.h"
 
 #include <fmt/format.h>
 #include <tvm/ffi/container/array.h>
@@ -9,8 +9,10 @@
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/string.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <shared_mutex>
@@ -21,6 +23,7 @@
 #include <utility>
 
 #include "api/placed.h"
+#include "machete/linear.h"
 #include "machete/version.h"
 #include "native/packed.h"
 #include "native/status.h"
@@ -35,92 +38,99 @@ using tvm::ffi::Tuple;
 
 std::string_view view(const String& string) { return {string.data(), string.size()}; }
 
-// What a plan depends on, besides the options' schedule.
-struct PlanKey {
-  std::int64_t m, n, k, lda, ldd, group_size;
+// What all products of a function share: the weights' sizes and types, and the options.
+struct Kind {
+  std::int64_t n, k, group_size;
   DataType a_type;
   WeightType w_type;
-  Device device;
-  bool overlap, batch_invariant, swiglu, act_order;
+  bool overlap, batch_invariant, swiglu;
   std::string schedule;
 
-  auto fields() const {
-    return std::tie(m, n, k, lda, ldd, group_size, a_type, w_type, device.backend, device.ordinal, overlap,
-                    batch_invariant, swiglu, act_order, schedule);
+  std::int64_t columns() const { return swiglu ? n / 2 : n; }
+};
+
+// What a plan depends on besides the kind.
+struct PlanKey {
+  std::int64_t m, lda, ldd;
+  Device device;
+  bool act_order;
+
+  bool operator==(const PlanKey& other) const {
+    return m == other.m && lda == other.lda && ldd == other.ldd && device == other.device &&
+           act_order == other.act_order;
   }
-  bool operator==(const PlanKey& other) const { return fields() == other.fields(); }
 };
 
 struct PlanKeyHash {
   std::size_t operator()(const PlanKey& key) const {
-    std::size_t hash = std::hash<std::string>()(key.schedule);
+    std::size_t hash = 0;
     const auto mix = [&](auto value) { hash = (hash ^ static_cast<std::size_t>(value)) * 0x9e3779b97f4a7c15u; };
-    for (const std::int64_t size : {key.m, key.n, key.k, key.lda, key.ldd, key.group_size}) mix(size);
-    mix(key.a_type);
-    mix(key.w_type);
-    mix(key.device.ordinal * 32 + (key.act_order ? 16 : 0) + (key.swiglu ? 8 : 0) +
-        (key.device.backend == Backend::kCuda ? 4 : 0) + (key.overlap ? 2 : 0) + (key.batch_invariant ? 1 : 0));
+    for (const std::int64_t size : {key.m, key.lda, key.ldd}) mix(size);
+    mix(key.device.ordinal * 4 + (key.device.backend == Backend::kCuda ? 2 : 0) + (key.act_order ? 1 : 0));
     return hash ^ (hash >> 32);
   }
 };
 
 struct Planned {
   Plan plan;
-  PackedHeader header;  // of the weights that it runs with
+  PackedHeader header;         // of the weights that it runs with
+  std::int64_t ordered_bytes;  // of such a weight whose groups have an order of their own
 };
 
-// Plans by key, for all threads. A serving process meets a bounded number of shapes; one that does not starts over.
+}  // namespace
+
+// By key, for all threads. A serving process meets a bounded number of shapes; one that does not starts over.
 class PlanCache {
  public:
-  Planned get(const PlanKey& key) {
+  explicit PlanCache(Kind kind) : kind_(std::move(kind)) {}
+
+  const Kind& kind() const { return kind_; }
+
+  std::shared_ptr<const Planned> get(const PlanKey& key) {
     {
       const std::shared_lock lock(mutex_);
       const auto found = plans_.find(key);
       if (found != plans_.end()) return found->second;
     }
-    Planned planned{make(key), header_of(key)};
+    auto planned = std::make_shared<const Planned>(make(key));
     const std::unique_lock lock(mutex_);
     if (plans_.size() >= kMost) plans_.clear();
     return plans_.emplace(key, std::move(planned)).first->second;
   }
 
  private:
-  static constexpr std::size_t kMost = 16384;
+  static constexpr std::size_t kMost = 4096;
 
-  static Plan make(const PlanKey& key) {
+  Planned make(const PlanKey& key) const {
     Problem problem;
     problem.m = key.m;
-    problem.n = key.n;
-    problem.k = key.k;
-    problem.a_type = problem.d_type = key.a_type;
-    problem.w_type = key.w_type;
-    problem.group_size = key.group_size;
+    problem.n = kind_.n;
+    problem.k = kind_.k;
+    problem.a_type = problem.d_type = kind_.a_type;
+    problem.w_type = kind_.w_type;
+    problem.group_size = kind_.group_size;
     problem.lda = key.lda;
     problem.ldd = key.ldd;
     problem.act_order = key.act_order;
-    if (key.swiglu) problem.epilogue.activation = Activation::kSwiglu;
+    if (kind_.swiglu) problem.epilogue.activation = Activation::kSwiglu;
     PlanOptions options;
     options.device = key.device;
-    options.schedule = key.schedule;
-    options.overlap = key.overlap;
-    options.batch_invariant = key.batch_invariant;
-    return value_of(machete::plan(problem, options));
-  }
-
-  static PackedHeader header_of(const PlanKey& key) {
+    options.schedule = kind_.schedule;
+    options.overlap = kind_.overlap;
+    options.batch_invariant = kind_.batch_invariant;
+    Plan plan = value_of(machete::plan(problem, options));
     const PackedHeader header =
-        expected_header(key.n, key.k, name_of(key.w_type), name_of(key.a_type), key.group_size, key.swiglu);
-    return key.act_order ? act_ordered(header) : header;
+        expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.a_type), kind_.group_size, kind_.swiglu);
+    const PackedHeader ordered = act_ordered(header);
+    return {std::move(plan), key.act_order ? ordered : header, bytes_of(ordered)};
   }
 
+  const Kind kind_;
   std::shared_mutex mutex_;
-  std::unordered_map<PlanKey, Planned, PlanKeyHash> plans_;
+  std::unordered_map<PlanKey, std::shared_ptr<const Planned>, PlanKeyHash> plans_;
 };
 
-PlanCache& plan_cache() {
-  static auto* const cache = new PlanCache;  // outlives the threads that may still use it when the process ends
-  return *cache;
-}
+namespace {
 
 // A tensor [..., columns] as a matrix.
 struct Matrix {
@@ -137,22 +147,87 @@ std::optional<Matrix> matrix_of(const TensorView& tensor) {
       reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % kCudaAlignment != 0) {
     return std::nullopt;
   }
-  Matrix matrix = {1, tensor.size(last), 0};
-  bool even = matrix.columns <= 1 || tensor.stride(last) == 1;
+  const std::int64_t* sizes = tensor.shape().data();
+  const std::int64_t* strides = tensor.strides().data();
+  Matrix matrix = {1, sizes[last], 0};
+  bool even = matrix.columns <= 1 || strides[last] == 1;
   for (int i = last - 1; i >= 0; --i) {
-    if (tensor.size(i) == 1) continue;
-    if (matrix.rows == 1) matrix.stride = tensor.stride(i);
-    even = even && tensor.stride(i) == matrix.stride * matrix.rows;
-    matrix.rows *= tensor.size(i);
+    if (sizes[i] == 1) continue;
+    if (matrix.rows == 1) matrix.stride = strides[i];
+    even = even && strides[i] == matrix.stride * matrix.rows;
+    matrix.rows *= sizes[i];
   }
   if (matrix.rows == 0) return Matrix{0, matrix.columns, 0};
   if (!even || (matrix.rows > 1 && matrix.stride < matrix.columns)) return std::nullopt;
   return matrix;
 }
 
-// One product: `key` has what does not depend on the tensors. False: x has to be copied before, nothing was done.
-bool linear(PlanKey key, const TensorView& x /* [..., K] */, const TensorView& packed,
-            const TensorView& out /* [..., N], with swiglu [..., N / 2] */) {
+bool same(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
+
+// Raises unless the tensors fit the kind and each other.
+void check_operands(const Kind& kind, const TensorView& x, const TensorView& packed, const TensorView& out) {
+  for (const auto& [name, tensor, columns] : {std::tuple{"x", &x, kind.k}, std::tuple{"out", &out, kind.columns()}}) {
+    if (type_of(name, *tensor) != kind.a_type) {
+      raise(StatusCode::kInvalidArgument,
+            fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
+                        "scale_type={}",
+                        name, describe(*tensor), name_of(kind.a_type), name_of(type_of(name, *tensor))));
+    }
+    if (tensor->ndim() == 0 || tensor->size(tensor->ndim() - 1) != columns) {
+      raise(StatusCode::kInvalidArgument,
+            fmt::format("{} of {} must have {} columns; reshape it", name, describe(*tensor), columns));
+    }
+  }
+  if (!same(x.device(), packed.device())) {
+    const Device device = device_of(packed);
+    raise(StatusCode::kInvalidArgument, fmt::format("x must lie on the weight's device, {}:{}; move it there",
+                                                    name_of(device.backend), device.ordinal));
+  }
+  if (out.ndim() != x.ndim() || !std::equal(x.shape().begin(), x.shape().end() - 1, out.shape().begin())) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("out of {} must have the rows of x, {}; allocate it so", describe(out), describe(x)));
+  }
+}
+
+Stream stream_of(DLDevice device, const DLPackExchangeAPI* torch) {
+  if (torch == nullptr) return TVMFFIEnvGetStream(device.device_type, device.device_id);
+  void* stream = nullptr;
+  if (torch->current_work_stream(device.device_type, device.device_id, &stream) != 0) {
+    raise(StatusCode::kDevice, "torch does not tell its current stream");
+  }
+  return stream;
+}
+
+// What tvm-ffi allocates with, on this thread, as its own calls from Python set it.
+class AllocatorScope {
+ public:
+  explicit AllocatorScope(DLPackManagedTensorAllocator allocator) {
+    TVMFFIEnvSetDLPackManagedTensorAllocator(allocator, 0, &before_);
+  }
+  ~AllocatorScope() { TVMFFIEnvSetDLPackManagedTensorAllocator(before_, 0, nullptr); }
+  AllocatorScope(const AllocatorScope&) = delete;
+  AllocatorScope& operator=(const AllocatorScope&) = delete;
+
+ private:
+  DLPackManagedTensorAllocator before_ = nullptr;
+};
+
+// From torch, in the order of its current stream.
+Tensor workspace_of(std::int64_t bytes, DLDevice device, const DLPackExchangeAPI* torch) {
+  if (torch == nullptr) return Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), device);
+  const AllocatorScope scope(torch->managed_tensor_allocator);
+  return Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), device);
+}
+
+}  // namespace
+
+std::int64_t columns_of(const PlanCache& plans) { return plans.kind().columns(); }
+
+bool linear(PlanCache& plans, const TensorView& x, const TensorView& packed, const TensorView& out,
+            const DLPackExchangeAPI* torch) {
+  check_operands(plans.kind(), x, packed, out);
+  const DLDevice where = packed.device();
+  if (!same(out.device(), where)) return false;
   const std::optional<Matrix> a = matrix_of(x);
   const std::optional<Matrix> d = matrix_of(out);
   if (!d) {
@@ -160,67 +235,46 @@ bool linear(PlanKey key, const TensorView& x /* [..., K] */, const TensorView& p
           fmt::format("out of {} must have contiguous and aligned rows; allocate it so", describe(out)));
   }
   if (!a) return false;
-  key.lda = a->stride;
-  key.ldd = d->stride;
-  key.m = a->rows;
-  key.k = a->columns;
-  key.n = key.swiglu ? d->columns * 2 : d->columns;
-  key.device = device_of(packed);
 
-  for (const auto& [name, tensor] : {std::pair{"x", &x}, std::pair{"out", &out}}) {
-    if (type_of(name, *tensor) != key.a_type) {
-      raise(StatusCode::kInvalidArgument,
-            fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
-                        "scale_type={}",
-                        name, describe(*tensor), name_of(key.a_type), name_of(type_of(name, *tensor))));
-    }
-    if (device_of(*tensor) != key.device) {
-      raise(StatusCode::kInvalidArgument, fmt::format("{} must lie on the weight's device, {}:{}; move it there", name,
-                                                      name_of(key.device.backend), key.device.ordinal));
-    }
-  }
-  if (d->rows != key.m) {
-    raise(StatusCode::kInvalidArgument,
-          fmt::format("out of {} must have the {} rows of x; allocate it so", describe(out), key.m));
-  }
-
-  Planned planned = plan_cache().get(key);
+  PlanKey key = {a->rows, a->stride, d->stride, device_of(packed), false};
+  const bool on_gpu = key.device.backend == Backend::kCuda;
+  std::shared_ptr<const Planned> planned = plans.get(key);
   // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
-  if (key.device.backend == Backend::kCuda && packed.numel() == bytes_of(act_ordered(planned.header))) {
+  if (on_gpu && packed.numel() == planned->ordered_bytes) {
     key.act_order = true;
-    planned = plan_cache().get(key);
+    planned = plans.get(key);
   }
-  const PackedWeight weight = borrow(packed, planned.header);
-  const DLDevice where = packed.device();
-  Tensor workspace;
-  const auto bytes = static_cast<std::int64_t>(planned.plan.workspace_size());
-  if (bytes > 0) {  // from torch, in the order of its current stream
-    workspace = Tensor::FromEnvAlloc(TVMFFIEnvTensorAlloc, {bytes}, bytes_type(), where);
-  }
-  Stream stream;
-  if (key.device.backend == Backend::kCuda) stream = TVMFFIEnvGetStream(where.device_type, where.device_id);
+  const Plan& plan = planned->plan;
+  const PackedWeight weight = borrow(packed, planned->header);
+  const auto bytes = static_cast<std::int64_t>(plan.workspace_size());
+  const Tensor workspace = bytes > 0 ? workspace_of(bytes, where, torch) : Tensor();
+  const Stream stream = on_gpu ? stream_of(where, torch) : Stream();
   // Each tensor has said already where it lies.
-  check(internal::run_placed(planned.plan, {x.data_ptr(), &weight, out.data_ptr()},
-                             bytes > 0 ? workspace.data_ptr() : nullptr, planned.plan.workspace_size(), stream));
+  check(internal::run_placed(plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
+                             plan.workspace_size(), stream));
   return true;
 }
 
-// The products of weights of one kind under one set of options, as a function (x, packed, out), which is `linear`: what
-// is said of them in words is understood once.
-tvm::ffi::TypedFunction<bool(TensorView, TensorView, TensorView)> linear_of(const String& weight_type,
-                                                                            const String& scale_type,
-                                                                            std::int64_t group_size,
-                                                                            const String& schedule, bool overlap,
-                                                                            bool batch_invariant, bool swiglu) {
-  PlanKey key{};
-  key.group_size = group_size;
-  key.a_type = value_of(parse_data_type(view(scale_type)));
-  key.w_type = value_of(parse_weight_type(view(weight_type)));
-  key.overlap = overlap;
-  key.batch_invariant = batch_invariant;
-  key.swiglu = swiglu;
-  key.schedule = view(schedule);
-  return [key](TensorView x, TensorView packed, TensorView out) { return linear(key, x, packed, out); };
+namespace {
+
+// The plans of a kind, which are kept for good: what is said of a product in words is understood once.
+void* plans_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
+               std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu) {
+  Kind kind;
+  kind.n = n;
+  kind.k = k;
+  kind.group_size = group_size;
+  kind.a_type = value_of(parse_data_type(view(scale_type)));
+  kind.w_type = value_of(parse_weight_type(view(weight_type)));
+  kind.overlap = overlap;
+  kind.batch_invariant = batch_invariant;
+  kind.swiglu = swiglu;
+  kind.schedule = view(schedule);
+  return new PlanCache(std::move(kind));
+}
+
+bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out) {
+  return linear(*static_cast<PlanCache*>(plans), x, packed, out);
 }
 
 // name, estimate in us, workspace in bytes, reason
@@ -253,7 +307,8 @@ String version() { return kVersion; }
 
 }  // namespace
 
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear_of, linear_of);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plans_of, plans_of);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear_by);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
 

@@ -32,7 +32,7 @@ PackedWeight weight_in(const TensorView& packed, const PackedHeader& header) {
   const auto* payload = static_cast<const std::byte*>(packed.data_ptr()) + sizeof(PackedHeader);
   const Device device = device_of(packed);
   if (device == Device::cpu()) check(validate::pointer("packed", payload, kCpuAlignment));
-  return {header, device, std::shared_ptr<const void>(payload, [](const void*) {})};
+  return {header, device, std::shared_ptr<const void>(std::shared_ptr<const void>(), payload)};  // owns nothing
 }
 
 }  // namespace

@@ -129,6 +129,15 @@ TEST_F(Command, AnswersWrongUsageWithStatus2) {
   EXPECT_THAT(failure("tune -o t.json --except gem", 2), HasSubstr("gem"));
 }
 
+TEST_F(Command, NamesThePythonPackageForItsCommands) {
+  for (const std::string name : {"plot", "bench-torch"}) {
+    for (const char* arguments : {"", " --help", " results.json"}) {
+      EXPECT_THAT(failure(name + arguments, 2),
+                  HasSubstr(name + " is of the Python package: python -m machete " + name));
+    }
+  }
+}
+
 TEST_F(Command, DescribesItself) {
   const Json info = json("info");
   EXPECT_FALSE(info["version"].get<std::string>().empty());

@@ -5,6 +5,7 @@ import torch
 
 import machete
 from machete.__main__ import main
+from machete._native import native
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -12,7 +13,7 @@ def test_needs_a_gpu(tmp_path):
     with pytest.raises(NotImplementedError, match="no CUDA device"):
         machete.bench({"small": (64, 64)}, [1])
     with pytest.raises(SystemExit, match="machete: torch sees no CUDA device"):
-        main(["bench", "--json", str(tmp_path / "results.json")])
+        main(["bench-torch", "--json", str(tmp_path / "results.json")])
     assert not list(tmp_path.iterdir())
 
 
@@ -31,7 +32,7 @@ def test_refuses_bad_arguments(shapes, ms, message):
 )
 def test_the_command_refuses_bad_arguments(arguments, message):
     with pytest.raises(SystemExit, match=message):
-        main(["bench", *arguments])
+        main(["bench-torch", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -40,5 +41,10 @@ def test_the_command_refuses_bad_arguments(arguments, message):
 )
 def test_the_command_explains_its_options(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(["bench", *arguments])
+        main(["bench-torch", *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_reading_is_timed_on_a_gpu_alone():
+    with pytest.raises(NotImplementedError, match="the rate of reading is that of a GPU"):
+        native.read_rate(torch.zeros(16, dtype=torch.uint8))

@@ -59,6 +59,27 @@ def test_act_order():
         assert (machete.linear(x.cuda(), packed).cpu().float() - expected).norm() < 0.005 * expected.norm()
 
 
+def test_outputs_are_of_torchs_allocator():
+    packed = machete.prepack(machete.quantize(torch.randn(256, 512)), device="cuda")
+    x = torch.randn(4096, 512, dtype=torch.bfloat16, device="cuda")
+    machete.linear(x, packed)
+    before = torch.cuda.memory_allocated()
+    y = machete.linear(x, packed)
+    assert torch.cuda.memory_allocated() - before == y.numel() * 2
+    del y
+    assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_device_that_is_not_the_current_one():
+    packed = machete.prepack(machete.quantize(torch.randn(256, 512)), device="cuda:1")
+    x = torch.randn(8, 512, dtype=torch.bfloat16, device="cuda:1")
+    y = machete.linear(x, packed)
+    assert y.device == x.device
+    with torch.cuda.device(1):
+        assert torch.equal(machete.linear(x, packed), y)
+
+
 def test_in_a_graph_and_on_another_stream():
     packed = machete.prepack(machete.quantize(torch.randn(256, 512)), device="cuda")
     x = torch.randn(8, 512, dtype=torch.bfloat16, device="cuda")

@@ -182,6 +182,15 @@ def test_files_of_other_models_and_ways_are_no_comparison():
     assert "u4b8-64: perplexity 20.0000 here, nan there" in demo.disagreements(rows, "a.gguf", other)[0]
 
 
+def test_calibrated_codes_are_each_devices_own():
+    rows = [Row(name, 0, 20.0, 1.0, None, ["Paris"]) for name in ("float32", "u4b8-32", "u4b8-32-gptq")]
+    other = {"model": "a.gguf", "rows": [{"name": row.name, "perplexity": 20.0} for row in rows]}
+    other["rows"][2]["perplexity"] = 21.0
+    assert demo.disagreements(rows, "a.gguf", other) == []
+    other["rows"][1]["perplexity"] = 21.0
+    assert len(demo.disagreements(rows, "a.gguf", other)) == 1
+
+
 def test_memory_is_what_is_held_beyond_what_was():
     before = torch.ones(2**26, dtype=torch.uint8)
     memory = Memory("cpu")

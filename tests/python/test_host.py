@@ -1,5 +1,9 @@
 """The way past the dispatcher: taken where nothing else would see the call, and only there."""
 
+import copy
+import pickle
+import sys
+
 import pytest
 import torch
 import torch.nn.utils.parametrize
@@ -7,8 +11,9 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import machete
-from machete import ops
+from machete import ops, product
 from machete._native import native
+from machete.product import is_unwatched
 
 
 @pytest.fixture
@@ -18,16 +23,11 @@ def packed():
 
 def goes_directly(monkeypatch, run):
     """Whether a call was not for torch's dispatcher."""
-    answers, ask = [], ops._is_unwatched
-
-    def asked(*tensors):
-        answers.append(ask(*tensors))
-        return answers[-1]
-
+    seen, dispatch = [], product.dispatch
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "_is_unwatched", asked)
+        patch.setattr(product, "dispatch", lambda *arguments: seen.append(arguments) or dispatch(*arguments))
         run()
-    return answers[0]
+    return not seen
 
 
 def test_plain_calls_go_directly(packed, monkeypatch):
@@ -87,8 +87,47 @@ def test_gradients_modes_and_profilers_see_the_operator(packed, monkeypatch):
 
     assert type(machete.linear(x.as_subclass(Sub), packed)) is Sub
     with forward_ad.dual_level():
-        assert not ops._is_unwatched(x, packed.data)
+        assert not goes_directly(monkeypatch, lambda: machete.linear(x, packed))
     assert goes_directly(monkeypatch, lambda: machete.linear(x, packed))
+
+
+def test_the_short_way_is_taken_where_nobody_watches_and_only_there(packed):
+    x, call = torch.randn(3, 80, dtype=torch.bfloat16), packed._product.call
+    expected = machete.linear(x, packed)
+    assert torch.equal(call(x, packed.data), expected)
+    out = torch.empty_like(expected)
+    assert call(x, packed.data, out) is out and torch.equal(out, expected)
+    y = x.clone().requires_grad_()
+    assert call(y, packed.data) is None
+    with torch.no_grad():
+        assert torch.equal(call(y, packed.data), expected)
+    with forward_ad.dual_level():
+        assert call(x, packed.data) is None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        assert call(x, packed.data) is None
+    with torch.device("cpu"):  # a mode
+        assert call(x, packed.data) is None
+    with TorchDispatchMode():
+        assert call(x, packed.data) is None
+    assert call(torch.nn.Parameter(x, requires_grad=False), packed.data) is None
+    for unfit in (x.to("meta"), x.float(), x[:, 1:], x[0, 0], x.to_sparse()):
+        assert call(unfit, packed.data) is None
+    assert call(x, packed.data.to("meta")) is None and call(x, x) is None and call(x, packed.data, out[1:]) is None
+    assert call(3, packed.data) is None
+    assert torch.equal(call(x, packed.data), expected)
+
+
+def test_the_short_way_lets_go_of_what_it_takes(packed):
+    x, call = torch.randn(3, 80, dtype=torch.bfloat16), packed._product.call
+    call(x, packed.data)
+    objects = (x, packed.data, torch.bfloat16, None, call, torch.Tensor)
+    before = [sys.getrefcount(each) for each in objects]
+    for _ in range(1000):
+        call(x, packed.data)
+        call(x.float(), packed.data)
+        call(x, packed.data.to("meta"))
+    found = [sys.getrefcount(each) for each in objects]
+    assert all(abs(a - b) < 100 for a, b in zip(before, found, strict=True))
 
 
 def test_the_operator_itself_computes_at_once_too(packed, monkeypatch):
@@ -102,6 +141,53 @@ def test_the_operator_itself_computes_at_once_too(packed, monkeypatch):
     with pytest.raises(ValueError, match="schedule 'nonsense' does not exist"):
         torch.ops.machete.linear(x, *arguments, schedule="nonsense")
     assert not kernel
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (0, 3), (2, 0), (1, 2, 3), (2, 1, 0, 3)])
+def test_outputs_lie_as_torch_would_have_them(packed, shape):
+    x = torch.randn(*shape, 80, dtype=torch.bfloat16)
+    plain, out = torch.nn.functional.linear(x, packed.dequantize()), machete.linear(x, packed)
+    assert (out.shape, out.stride(), out.dtype) == (plain.shape, plain.stride(), plain.dtype)
+    assert out.is_contiguous()
+
+
+def test_signs_that_torch_has_yet_to_change_are_changed():
+    packed = machete.prepack(machete.quantize(torch.randn(48, 80), group_size=16, dtype=torch.float16))
+    x = torch.randn(3, 80, dtype=torch.float16)
+    lazily = torch.view_as_complex(torch.stack((x, -x), dim=-1)).conj().imag
+    assert lazily.is_neg() and torch.equal(lazily, x)
+    out = torch.empty(3, 48, dtype=torch.float16)
+    expected = machete.linear(x, packed)
+    assert torch.equal(machete.linear(lazily, packed), expected)
+    assert torch.equal(machete.linear(lazily, packed, out=out), expected)
+    assert torch.equal(torch.ops.machete.linear(lazily, packed.data, 48, 80, "u4b8", "f16", 16), expected)
+
+
+def test_what_has_been_called_is_copied_and_pickled_as_what_has_not(packed):
+    layer = machete.Linear.from_packed(packed)
+    x = torch.randn(3, 80, dtype=torch.bfloat16)
+    expected = machete.linear(x, packed)
+    layer(x)
+    for again in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(machete.linear(x, again), expected)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), expected)
+
+
+def test_a_layer_that_becomes_another_computes_as_that(packed):
+    layer = machete.Linear.from_packed(packed)
+    x = torch.randn(3, 80, dtype=torch.bfloat16)
+    layer(x)
+    other = machete.prepack(machete.quantize(torch.randn(48, 80), "u8b128", group_size=80))
+    layer.adopt(other)
+    assert torch.equal(layer(x), machete.linear(x, other))
+    half = machete.prepack(machete.quantize(torch.randn(48, 80).half(), group_size=16, dtype=torch.float16))
+    layer = machete.Linear.from_packed(half)
+    layer(x.half())
+    ones = machete.prepack(machete.quantize(torch.ones(48, 80), group_size=16, dtype=torch.float16))
+    layer.adopt(ones)
+    layer.to(torch.bfloat16)
+    assert layer(x).dtype == torch.bfloat16
 
 
 def test_meta_tensors_have_shapes_alone(packed):
@@ -132,9 +218,10 @@ def test_rows_are_copied_only_where_they_must_be(packed, layout):
     x = view(torch.randn(4, 3, 80, dtype=torch.bfloat16))
     expected = machete.linear(x.contiguous(), packed)
     assert torch.equal(machete.linear(x, packed), expected)
-    run = native.linear_of("u4b8", "bf16", 16, "", False, False, False)
+    plans = native.plans_of(48, 80, "u4b8", "bf16", 16, "", False, False, False)
     out = torch.empty_like(expected)
-    assert run(x, packed.data, out) == as_it_lies
+    assert native.linear(plans, x, packed.data, out) == as_it_lies
+    assert (packed._product.call(x, packed.data) is not None) == as_it_lies
     assert not as_it_lies or torch.equal(out, expected)
 
 
@@ -156,9 +243,10 @@ def test_transforms_see_the_operator(packed):
     seen = []
 
     def loss(y):
-        seen.append(ops._is_unwatched(y, packed.data))
+        seen.append(is_unwatched(y, packed.data))
         return machete.linear(y, packed).float().sum()
 
     with pytest.raises(RuntimeError, match="functorch transforms"):  # of torch's: for operators that Python defines
         torch.func.grad(loss)(x)
     assert seen == [False]
+    assert torch.equal(torch.vmap(lambda y: machete.linear(y, packed))(x), machete.linear(x, packed))

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <dlpack/dlpack.h>
+
+#include <cstdint>
+
+#include "native/tensor.h"
+
+namespace machete::python {
+
+/// The plans of products with weights of one kind under one set of options.
+class PlanCache;
+
+/// Of the output.
+std::int64_t columns_of(const PlanCache& plans);
+
+/// One product. False: x has to be copied before, or lies elsewhere than out; nothing was done. The stream and the
+/// workspace are torch's: by its `torch` interface, or where that is null by the environment that tvm-ffi has set.
+bool linear(PlanCache& plans, const TensorView& x /* [..., K] */, const TensorView& packed,
+            const TensorView& out /* [..., N], with swiglu [..., N / 2] */, const DLPackExchangeAPI* torch = nullptr);
+
+}  // namespace machete::python
