@@ -72,10 +72,12 @@ def rows() -> list[tuple[str, ...]]:
                     continue
                 built = ", ".join(f"{where}: {len(row[where])}" for where in ("default", "all") if row[where])
                 tokens = "any" if family == "gemm" else f"1...{row['tokens']}"
+                groups = f"-1, any multiple of {step(a_type, family)}"
+                if family == "turns":
+                    groups += " but odd ones of 64 beyond it"  # which end within a turn of 128 k
                 speed = "measured" if (w_type, a_type, family) in measured else "model"
                 result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, family), "cuda", family, built, tokens,
-                               f"-1, any multiple of {step(a_type, family)}", "none" if family == "decode" else "all",
-                               speed))  # fmt: skip
+                               groups, "none" if family == "decode" else "all", speed))  # fmt: skip
     return result
 
 
@@ -88,7 +90,8 @@ def matrix() -> str:
         "",
         "*Built*: how many kernels the default build has, and `all` those of `MACHETE_INSTANCES=all` besides. *Speed*:",
         "*measured* where a tuning table names kernels of the family for the shapes it holds; *model* where the cost",
-        "model of the planner alone chooses; *cpu*, for checks and small models.",
+        "model of the planner alone chooses; *cpu*, for checks and small models. *turns* kernels are for",
+        "batch-invariant plans; others take them when they are named.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows())),
         "",

@@ -93,32 +93,19 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     };
     clear(total);
     if (walk.given_early()) take();
-    clear(sums);
-    int index = part.first * 2;  // of the class
-    const int last = part.end * 2 - 1;
-    int left = turns_of_class(params.turns, index);
-    const auto end_class = [&] {
-      if (index % 2 == 0) {
+#pragma unroll 1
+    for (int i = part.first * 2; i < part.end * 2; ++i) {
+      clear(sums);
+      const int turns = __shfl_sync(~0u, turns_of_class(params.turns, i), 0);
+      consumer.template multiply_ending<kEnds>(0, turns, sums);
+      if (i % 2 == 0) {
         copy(sums, even);
-        clear(sums);
-      } else {
-        add(sums, even);
-        if (index < last) {
-          add(total, sums);
-          clear(sums);
-        }
+      } else if (i < part.end * 2 - 1) {
+        add(even, sums);
+        add(total, even);
       }
-      ++index;
-    };
-    const auto beside = [&] {
-      while (left == 0) {
-        end_class();
-        left = turns_of_class(params.turns, index);
-      }
-      --left;
-    };
-    consumer.template multiply<kEnds>(0, turns_of_classes(params.turns, index, last + 1), sums, beside);
-    while (index <= last) end_class();
+    }
+    add(sums, even);
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.given_early()) take();
     add(sums, total);

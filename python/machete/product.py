@@ -86,7 +86,10 @@ class Product:
             result = x.new_empty((*x.shape[:-1], self._columns))
         if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
             native.linear(self._plans, x.clone(memory_format=torch.contiguous_format), packed, result)
-        return result if out is None or out is result else out.detach().copy_(result)
+        if out is None or out is result:
+            return result
+        out.detach().copy_(result)
+        return out
 
 
 @functools.cache

@@ -41,10 +41,19 @@ Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, 
 }
 
 std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gpu& gpu,
-                                        const std::vector<const kernels::Kernel*>& kernels, bool overlap) {
+                                        const std::vector<const kernels::Kernel*>& kernels,
+                                        const PlanOptions& options) {
   planner::Machine machine;
   machine.sms = gpu.sms;
-  return planner::rank(problem, kernels, machine, planner::look_up(planner::tables(), gpu.name, problem, overlap));
+  auto ranked =
+      planner::rank(problem, kernels, machine, planner::look_up(planner::tables(), gpu.name, problem, options.overlap));
+  // The cost model is fitted to the other families, which are faster where no order of addition binds them.
+  if (!options.batch_invariant) {
+    std::stable_partition(ranked.begin(), ranked.end(), [](const planner::Candidate& candidate) {
+      return candidate.schedule.kernel->family != kernels::Family::kTurns;
+    });
+  }
+  return ranked;
 }
 
 bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
@@ -112,7 +121,7 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   const auto gpu = memory::describe(state->device.ordinal);
   if (!gpu.ok()) return gpu.status();
   if (forced.empty()) {
-    const auto ranked = rank_on(problem, *gpu, kernels, options.overlap);
+    const auto ranked = rank_on(problem, *gpu, kernels, options);
     if (ranked.empty()) {
       const char* remedy = options.batch_invariant        ? "plan without batch_invariant"
                            : bits_of(problem.a_type) == 8 ? "take 16-bit activations, or requantise with other groups"
@@ -229,7 +238,7 @@ Result<std::vector<ScheduleChoice>> list_schedules(const Problem& problem, const
   const auto kernels = kernels_for(*valid, options);
   if (!kernels.ok()) return kernels.status();
   std::vector<ScheduleChoice> choices;
-  for (const auto& candidate : rank_on(*valid, *gpu, *kernels, options.overlap)) {
+  for (const auto& candidate : rank_on(*valid, *gpu, *kernels, options)) {
     if (!check_grid(*valid, candidate.schedule).ok()) continue;
     choices.push_back({candidate.schedule.name(), candidate.estimate.total_us(),
                        workspace_of(*valid, candidate.schedule, gpu->sms).size(), candidate.reason});

@@ -98,7 +98,7 @@ def test_output_may_be_given():
     assert machete.linear(x, packed, out=out) is out
     assert torch.equal(out, expected)
     strided = torch.full((48, 3, 2), torch.nan, dtype=torch.bfloat16).permute(2, 1, 0)
-    machete.linear(x, packed, out=strided)
+    assert machete.linear(x, packed, out=strided) is strided
     assert torch.equal(strided, expected)
     for bad, text in (
         (torch.empty(2, 3, 47, dtype=torch.bfloat16), r"must be torch.bfloat16 \[2, 3, 48\]"),
