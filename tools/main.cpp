@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -50,8 +51,8 @@ int run(int argc, char** argv) {
     std::fputs(app.help().c_str(), stderr);
     return kUsage;
   }
-  for (const std::string name : {"plot", "bench-torch"}) {
-    if (argv[1] == name) return fail(kUsage, name + " is of the Python package: python -m machete " + name);
+  for (const std::string_view name : {"plot", "bench-torch"}) {
+    if (argv[1] == name) return fail(kUsage, fmt::format("{0} is of the Python package: python -m machete {0}", name));
   }
   try {
     app.parse(argc, argv);

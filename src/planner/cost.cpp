@@ -86,7 +86,7 @@ struct TileShares {
     shares.finished = ceil_div(pairs, turns::kPairs);
     shares.shared = turns::shares_tiles(pairs);
     shares.early = pairs > turns::kPairs / 2;
-    if (shares.shared && !shares.early) shares.parts = turns::kPairs / pairs;
+    if (shares.shared && !shares.early) shares.parts = static_cast<double>(turns::kPairs) / pairs;
     return shares;
   }
 };
