@@ -21,24 +21,22 @@ struct Grid {
   int ctas;
   int threads;
   int shared_memory;  // bytes a CTA
-  int cluster = 1;    // CTAs
 };
 
-/// A cudaError_t. With overlap, the kernel may start before the one ahead in the stream has finished.
+/// A cudaError_t. With overlap, the kernel may start before the one ahead in the stream has finished. Without, it has
+/// no attributes, each of which costs the host 0.7 µs on the default stream.
 template <class Params>
 int launch(void (*kernel)(Params), const Params& params, const Grid& grid, bool overlap, void* stream) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(grid.ctas));
   config.blockDim = dim3(static_cast<unsigned>(grid.threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(grid.shared_memory);
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = attributes;
-  config.numAttrs = overlap ? 2 : 1;
+  config.attrs = &early;
+  config.numAttrs = overlap ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 

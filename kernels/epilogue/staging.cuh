@@ -5,6 +5,7 @@
 
 #include <cute/arch/copy_sm90.hpp>
 #include <cute/tensor.hpp>
+#include <type_traits>
 
 #include "kernels/epilogue/store.cuh"
 #include "kernels/epilogue/visitors.cuh"
@@ -31,6 +32,26 @@ struct Staging {
   int warpgroup;
   int lane;  // of the warpgroup
 
+  /// Stores the tile whose first row and token these are, of which D has `store`'s part: through a tree of visitors or
+  /// epilogue::NoTree, the fastest way that there is for it.
+  template <class Tree, class Accumulators>
+  __device__ __forceinline__ void drain(const typename Tree::Params& tree,
+                                        const Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1) */,
+                                        const Store<Element>& store, int first_row, int first_token) const {
+    if constexpr (std::is_same_v<Tree, NoTree>) {
+      round(accumulators, store, first_row, first_token);
+    } else {
+      const LaneOfTile place = lane_of(store, first_row, first_token);
+      const auto callbacks = callbacks_of(Tree(tree, {}), place);
+      if constexpr (kIsShort<Tree>) {
+        visit_unrolled<Tree>(callbacks, accumulators, store, first_row, first_token);
+      } else {
+        visit(callbacks, place, accumulators, store, first_row, first_token);
+      }
+    }
+  }
+
+ private:
   /// What the lane holds of the tile whose first row and token these are.
   __device__ LaneOfTile lane_of(const Store<Element>& store, int first_row, int first_token) const {
     return {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2, store.m, store.n,
@@ -39,8 +60,8 @@ struct Staging {
 
   /// Stores the tokens of the tile that there are, rounded sums as they are: unrolled, since registers have no index.
   template <class Accumulators>
-  __device__ void drain(const Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1) */, const Store<Element>& store,
-                        int first_row, int first_token) const {
+  __device__ __forceinline__ void round(const Accumulators& accumulators, const Store<Element>& store, int first_row,
+                                        int first_token) const {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
@@ -50,10 +71,10 @@ struct Staging {
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
-  /// The same through the visitors of a short tree.
+  /// Through the visitors of a short tree.
   template <class Tree, class Accumulators, class Callbacks>
-  __device__ void drain_through_short(Callbacks callbacks, const Accumulators& accumulators,
-                                      const Store<Element>& store, int first_row, int first_token) const {
+  __device__ __forceinline__ void visit_unrolled(Callbacks callbacks, const Accumulators& accumulators,
+                                                 const Store<Element>& store, int first_row, int first_token) const {
     constexpr bool kPairs = Tree::kActivation == Activation::kSwiglu;  // every second eight rows then hold nothing
     callbacks.begin();
 #pragma unroll
@@ -74,10 +95,10 @@ struct Staging {
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
-  /// The same through the visitors of any tree, whose code is too long to be there more than once.
+  /// Through the visitors of any tree, whose code is too long to be there more than once.
   template <class Accumulators, class Callbacks>
-  __device__ void drain_through(Callbacks callbacks, const LaneOfTile& place, const Accumulators& accumulators,
-                                const Store<Element>& store, int first_row, int first_token) const {
+  __device__ __forceinline__ void visit(Callbacks callbacks, const LaneOfTile& place, const Accumulators& accumulators,
+                                        const Store<Element>& store, int first_row, int first_token) const {
     callbacks.begin();
 #pragma unroll 1
     for (int step = 0; step < kSteps; ++step) {
@@ -102,7 +123,6 @@ struct Staging {
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
- private:
   static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
 
   template <class Accumulators>

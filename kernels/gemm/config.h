@@ -50,8 +50,8 @@ struct Config {
       GMMA::Layout_K_SW128_Atom<Activation>{}, Shape<Int<kTileM>, Int<kTileK>, Int<kStages>>{}));  // (BLK_M,BLK_K,PIPE)
 
   static constexpr int kTileBytes = layout::tile_bytes(Converter::kBits);
-  static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;  // [strip][tile][kTileBytes]
-  static constexpr int kActivationBytes = kTileM * kTileK * static_cast<int>(sizeof(Activation));
+  static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;                 // [strip][tile][kTileBytes]
+  static constexpr int kTokenBytes = kTileK * static_cast<int>(sizeof(Activation));  // a token's, in a stage
   static constexpr int kMaxGroups = kTileK / 16;                                     // of a stage, at group size 16
   static constexpr int kScaleBytes = kStrips * kMaxGroups * layout::kStripRows * 2;  // [strip][group][16]
   static constexpr int kZeroBytes = Converter::kZeroPoints ? kScaleBytes : 0;        // the same

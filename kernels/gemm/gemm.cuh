@@ -25,6 +25,7 @@
 #include "kernels/gemm/consumer.cuh"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
+#include "kernels/gemm/prologue.cuh"
 #include "kernels/gemm/scheduler.h"
 #include "kernels/gemm/summing_consumer.cuh"
 #include "kernels/timeline.h"
@@ -54,10 +55,8 @@ struct Params {
 template <class Config, class Tree>
 __device__ void produce(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
-  cute::prefetch_tma_descriptor(&params.maps.weights);
-  cute::prefetch_tma_descriptor(&params.maps.activations);
-  cute::prefetch_tma_descriptor(&params.maps.scales);
   Producer<Config> producer(params.maps, shared, params.groups, params.raster.m_tiles == 1);
+  producer.prefetch_maps();
   if (params.overlap) {
     if (!walk.done()) producer.prefetch(params.raster(walk.tile()), walk.begin(), walk.end());
     asm volatile("griddepcontrol.wait;" ::: "memory");  // what the kernel ahead writes is there
@@ -89,19 +88,8 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     }
     params.exchange.take(walk.first_giver(), blockIdx.x, thread / 32, thread % 32, accumulators);
     const WorkTile tile = params.raster(walk.tile());
-    const int first_row = tile.n * Config::kTileN;
-    const int first_token = tile.m * Config::kTileM;
-    if constexpr (std::is_same_v<Tree, epilogue::NoTree>) {
-      staging.drain(accumulators, params.store, first_row, first_token);
-    } else {
-      const auto place = staging.lane_of(params.store, first_row, first_token);
-      const auto callbacks = epilogue::callbacks_of(Tree(params.tree, {}), place);
-      if constexpr (epilogue::kIsShort<Tree>) {
-        staging.template drain_through_short<Tree>(callbacks, accumulators, params.store, first_row, first_token);
-      } else {
-        staging.drain_through(callbacks, place, accumulators, params.store, first_row, first_token);
-      }
-    }
+    staging.template drain<Tree>(params.tree, accumulators, params.store, tile.n * Config::kTileN,
+                                 tile.m * Config::kTileM);
   }
   if (thread == 0) params.timeline.mark(kernels::kDone);
 }
@@ -110,18 +98,7 @@ template <class Config, class Tree>
 __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constant__ Params<Config, Tree> params) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);
-  const int warp = cutlass::canonical_warp_idx_sync();
-
-  if (params.overlap) asm volatile("griddepcontrol.launch_dependents;");
-  if (threadIdx.x == 0) {
-    params.timeline.mark(kernels::kStarted);
-    for (int i = 0; i < Config::kStages; ++i) {
-      Barrier::init(&shared.full[i], 1);
-      Barrier::init(&shared.empty[i], Config::kConsumerWarps);
-    }
-    cutlass::arch::fence_barrier_init();
-  }
-  __syncthreads();
+  const int warp = begin<Config>(shared, params.overlap, params.timeline);
 
   if (warp >= Config::kConsumerWarps) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();

@@ -8,7 +8,6 @@
 #include "kernels/gemm/gemm.cuh"
 #include "kernels/kernel.h"
 #include "kernels/launch.h"
-#include "kernels/tensor_map.h"
 
 namespace machete::gemm {
 
@@ -53,14 +52,7 @@ template <class Config, class Tree>
 int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
   Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
-  if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations,
-                                   sizeof(typename Config::Activation)) ||
-      !kernels::encode_weights(launch, Config::kTileK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales) ||
-      (Config::Converter::kZeroPoints && !kernels::encode_scales(launch, launch.zero_points, params.groups.per_stage,
-                                                                 Config::kStrips, &params.maps.zero_points))) {
-    return cudaErrorInvalidValue;
-  }
+  if (!encode_tensor_maps<Config>(launch, params.groups, &params.maps)) return cudaErrorInvalidValue;
   params.fractional_zero_points = launch.fractional_zero_points;
   params.store = kernels::store_of<typename Config::Element>(
       launch, Config::Converter::template kCodeUnit<typename Config::Activation>);

@@ -6,6 +6,7 @@
 #include <cute/arch/copy_sm90_tma.hpp>
 
 #include "kernels/gemm/scheduler.h"
+#include "kernels/gemm/tensor_maps.h"
 #include "kernels/layout/groups.h"
 
 namespace machete::gemm {
@@ -27,14 +28,6 @@ struct Stage {
   }
 };
 
-/// The tensors a tile is made of, as TMA sees them (kernels/tensor_map.h).
-struct TensorMaps {
-  CUtensorMap activations;  // (K, M), box (128 bytes, BLK_M), 128-byte swizzle
-  CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
-  CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a stage, BLK_N/16)
-  CUtensorMap zero_points;  // the same, where the weights have them
-};
-
 /// The warp that keeps the ring full. All its lanes take every step; one of them issues.
 template <class Config>
 class Producer {
@@ -49,6 +42,13 @@ class Producer {
                                                              : cute::TMA::CacheHintSm90::EVICT_NORMAL)) {}
 
   __device__ bool elected() const { return elected_; }
+
+  /// Fetches the descriptors of operands that a tile is sure to need.
+  __device__ void prefetch_maps() const {
+    cute::prefetch_tma_descriptor(&maps_.weights);
+    cute::prefetch_tma_descriptor(maps_.last_tile == 0 ? &maps_.last_activations : &maps_.activations);
+    cute::prefetch_tma_descriptor(&maps_.scales);
+  }
 
   /// Starts on the weights of the first tile, which no kernel ahead in the stream writes. Their activations follow with
   /// load(), which a whole ring of weights would delay.
@@ -119,9 +119,10 @@ class Producer {
   __device__ void load_weights(WorkTile tile, int block, int group, int stage) {
     if (!elected_) return;
     std::uint64_t* full = &shared_.full[stage];
+    const int tokens = maps_.is_last(tile.m) ? maps_.last_tokens : Config::kTileM;
     const int scale_bytes = Config::kStrips * groups_.per_stage * layout::kStripRows * 2;
     TransactionBarrier::arrive_and_expect_tx(
-        full, Config::kWeightBytes + Config::kActivationBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
+        full, Config::kWeightBytes + tokens * Config::kTokenBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
     cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage],
                                  block * Config::kTileK * Config::Converter::kBits / 4, tile.n * Config::kStrips);
     cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, group,
@@ -134,12 +135,12 @@ class Producer {
 
   __device__ void load_activations(WorkTile tile, int block, int stage) {
     if (!elected_) return;
+    const CUtensorMap* map = maps_.is_last(tile.m) ? &maps_.last_activations : &maps_.activations;
     auto* activations = shared_.activations + stage * Config::kTileM * Config::kTileK;  // [128 bytes][BLK_M]
 #pragma unroll
     for (int k = 0; k < Config::kTileK; k += Config::kSwizzleK) {
-      cute::SM90_TMA_LOAD_2D::copy(&maps_.activations, &shared_.full[stage], kSharedHint,
-                                   activations + k * Config::kTileM, block * Config::kTileK + k,
-                                   tile.m * Config::kTileM);
+      cute::SM90_TMA_LOAD_2D::copy(map, &shared_.full[stage], kSharedHint, activations + k * Config::kTileM,
+                                   block * Config::kTileK + k, tile.m * Config::kTileM);
     }
   }
 

@@ -76,11 +76,12 @@ struct SummingConsumer {
   /// follows unpacked.
   template <bool kFine, bool kFractional, class Accumulators>
   __device__ void multiply(int begin, int end, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */) {
-    multiply_ending<kFine ? Ends::kStep : Ends::kStage>(begin, end, accumulators);
+    multiply<kFine ? Ends::kStep : Ends::kStage>(begin, end, accumulators, [] {});
   }
 
-  template <Ends kEnds, class Accumulators>
-  __device__ void multiply_ending(int begin, int end, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */) {
+  /// beside(): what is to be done with the accumulators ahead of each step's sums, while they are in the making.
+  template <Ends kEnds, class Accumulators, class Beside>
+  __device__ void multiply(int begin, int end, Accumulators& accumulators /* (MMA,MMA_N,MMA_M) */, Beside beside) {
     Mma mma;
     auto slice = mma.get_slice(thread);
     Tensor sA =
@@ -91,9 +92,9 @@ struct SummingConsumer {
     layout::GroupCursor cursor(groups, begin * Config::kTiles);
     mma.accumulate_ = GMMA::ScaleOut::Zero;
     for (int step = begin; step < end; step += 2) {
-      multiply_stage<kEnds>(operands[0], operands[1], step + 1 == end, mma, tCrA, cursor, sums, accumulators);
+      multiply_stage<kEnds>(operands[0], operands[1], step + 1 == end, mma, tCrA, cursor, sums, accumulators, beside);
       if (step + 1 < end) {
-        multiply_stage<kEnds>(operands[1], operands[0], step + 2 == end, mma, tCrA, cursor, sums, accumulators);
+        multiply_stage<kEnds>(operands[1], operands[0], step + 2 == end, mma, tCrA, cursor, sums, accumulators, beside);
       } else {
         operands[0] = operands[1];
       }
@@ -112,13 +113,16 @@ struct SummingConsumer {
   }
 
   /// One stage, whose weights are unpacked; unpacks those of the next, of which there is one more after the last.
-  template <Ends kEnds, class Activations, class Sums, class Accumulators>
+  template <Ends kEnds, class Activations, class Sums, class Accumulators, class Beside>
   __device__ __forceinline__ void multiply_stage(Operand& operand, Operand& next, bool last, Mma& mma,
                                                  const Activations& tCrA, layout::GroupCursor& cursor, Sums& sums,
-                                                 Accumulators& accumulators) {
-    const int current = stage.index;
+                                                 Accumulators& accumulators, Beside& beside) {
+    // Behind what is done beside, the compiler does not see that all lanes agree, and takes stages' addresses out of
+    // uniform registers.
+    const int current = Config::kBytes ? stage.index : __shfl_sync(~0u, stage.index, 0);
     const int group = cursor.group();
     const int group_steps = groups.fine() ? kTileSteps / groups.groups_per_tile : kTileSteps;  // kStep
+    if (kEnds != Ends::kStage) beside();
 #pragma unroll
     for (int k = 0; k < kSteps; ++k) {
       const bool starts_tile = k % kTileSteps == 0;
@@ -147,6 +151,7 @@ struct SummingConsumer {
       if (ends_tile) cursor.advance();
     }
     if (kEnds != Ends::kStep) warpgroup_commit_batch();
+    if (kEnds == Ends::kStage) beside();
     stage.advance();
     Barrier::wait(&shared.full[stage.index], stage.phase);
     unpack(next);

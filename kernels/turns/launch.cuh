@@ -5,7 +5,6 @@
 #include "kernels/epilogue/store_of.h"
 #include "kernels/kernel.h"
 #include "kernels/launch.h"
-#include "kernels/tensor_map.h"
 #include "kernels/turns/share.h"
 #include "kernels/turns/turns.cuh"
 
@@ -29,11 +28,7 @@ template <class Config, class Tree>
 int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
   Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
-  if (!kernels::encode_activations(launch, Config::kTileM, &params.maps.activations) ||
-      !kernels::encode_weights(launch, Config::kTileK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales)) {
-    return cudaErrorInvalidValue;
-  }
+  if (!gemm::encode_tensor_maps<Config>(launch, params.groups, &params.maps)) return cudaErrorInvalidValue;
   params.tree = tree;
   params.store = kernels::store_of<typename Config::Element>(
       launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
@@ -65,8 +60,8 @@ template <class Config>
 const char* refusal(const packing::Shape& shape, std::int64_t tokens) {
   if (tokens > Config::kTileM) return "more tokens than the kernel is compiled for";
   const std::int64_t size = shape.packed_group_size;
-  if (shape.packed_groups > 1 && size % Config::kTileK != 0 && Config::kTileK % size != 0) {
-    return "it adds up turns of 128 k, in which groups must end alike";
+  if (size % Config::kTileK != 0 && size != layout::kTileK) {
+    return "it scales sums of 64 or 128 k, and the groups end within them";
   }
   return nullptr;
 }

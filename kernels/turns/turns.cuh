@@ -17,6 +17,7 @@
 #include "kernels/gemm/config.h"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
+#include "kernels/gemm/prologue.cuh"
 #include "kernels/gemm/summing_consumer.cuh"
 #include "kernels/timeline.h"
 #include "kernels/turns/order.h"
@@ -47,10 +48,8 @@ struct Params {
 template <class Config, class Tree>
 __device__ void produce(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk = params.walk();
-  cute::prefetch_tma_descriptor(&params.maps.weights);
-  cute::prefetch_tma_descriptor(&params.maps.activations);
-  cute::prefetch_tma_descriptor(&params.maps.scales);
   gemm::Producer<Config> producer(params.maps, shared, params.groups, true);
+  producer.prefetch_maps();
   if (params.overlap) {
     const Part part = walk.part();
     producer.template prefetch<kClasses>({part.tile, 0}, part.first * 2, params.turns);
@@ -93,19 +92,32 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     };
     clear(total);
     if (walk.given_early()) take();
-#pragma unroll 1
-    for (int i = part.first * 2; i < part.end * 2; ++i) {
-      clear(sums);
-      const int turns = __shfl_sync(~0u, turns_of_class(params.turns, i), 0);
-      consumer.template multiply_ending<kEnds>(0, turns, sums);
-      if (i % 2 == 0) {
+    clear(sums);
+    int index = part.first * 2;  // of the class
+    const int last = part.end * 2 - 1;
+    int left = turns_of_class(params.turns, index);
+    const auto end_class = [&] {
+      if (index % 2 == 0) {
         copy(sums, even);
-      } else if (i < part.end * 2 - 1) {
-        add(even, sums);
-        add(total, even);
+        clear(sums);
+      } else {
+        add(sums, even);
+        if (index < last) {
+          add(total, sums);
+          clear(sums);
+        }
       }
-    }
-    add(sums, even);
+      ++index;
+    };
+    const auto beside = [&] {
+      while (left == 0) {
+        end_class();
+        left = turns_of_class(params.turns, index);
+      }
+      --left;
+    };
+    consumer.template multiply<kEnds>(0, turns_of_classes(params.turns, index, last + 1), sums, beside);
+    while (index <= last) end_class();
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.given_early()) take();
     add(sums, total);
@@ -116,14 +128,7 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     int lane = thread % 128;
     asm volatile("" : "+r"(lane));  // what the drain makes of it is not to take registers of the main loop
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
-    const int first_row = part.tile * Config::kTileN;
-    if constexpr (std::is_same_v<Tree, epilogue::NoTree>) {
-      staging.drain(sums, params.store, first_row, 0);
-    } else {
-      const auto place = staging.lane_of(params.store, first_row, 0);
-      staging.drain_through(epilogue::callbacks_of(Tree(params.tree, {}), place), place, sums, params.store, first_row,
-                            0);
-    }
+    staging.template drain<Tree>(params.tree, sums, params.store, part.tile * Config::kTileN, 0);
   }
   if (thread == 0) params.timeline.mark(kernels::kDone);
 }
@@ -132,27 +137,14 @@ template <class Config, class Tree>
 __global__ void __launch_bounds__(Config::kThreads, 1) turns(const __grid_constant__ Params<Config, Tree> params) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<typename Config::SharedStorage*>(raw);
-  const int warp = cutlass::canonical_warp_idx_sync();
-
-  if (params.overlap) asm volatile("griddepcontrol.launch_dependents;");
-  if (threadIdx.x == 0) {
-    params.timeline.mark(kernels::kStarted);
-    for (int i = 0; i < Config::kStages; ++i) {
-      Barrier::init(&shared.full[i], 1);
-      Barrier::init(&shared.empty[i], Config::kConsumerWarps);
-    }
-    cutlass::arch::fence_barrier_init();
-  }
-  __syncthreads();
+  const int warp = gemm::begin<Config>(shared, params.overlap, params.timeline);
 
   if (warp >= Config::kConsumerWarps) {
     cutlass::arch::warpgroup_reg_dealloc<Config::kProducerRegisters>();
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    if (params.groups.fine()) {
-      consume<gemm::Ends::kStep>(params, shared);
-    } else if (params.groups.tiles_per_group == 1) {
+    if (params.groups.tiles_per_group == 1) {
       consume<gemm::Ends::kTile>(params, shared);
     } else {
       consume<gemm::Ends::kStage>(params, shared);

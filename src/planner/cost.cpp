@@ -36,9 +36,6 @@ constexpr double kDecodeRate = 53.3;
 constexpr double kPlanesMicroseconds = 0.09;
 constexpr double kDecodeMicroseconds = 4.4;
 
-// The turns family waits for every k16 step where groups end within 64 k: measured at M = 32 and 64, groups of 32.
-constexpr double kWaitingPart = 2;
-
 // Of 128 rows and 128 k.
 double unpack_clocks(const Problem& problem, const Machine::Gemm& gemm) {
   const bool wide = bits_of(problem.w_type) == 8;
@@ -132,8 +129,7 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
   const bool scales_steps = element == 1 && (problem.a_type == DataType::kE4m3 || shape.packed_groups > 1);
   const double scaling = scales_steps ? gemm.scale_clocks * atoms * tile.m : 0;
   // Three warpgroups hide one's unpacking behind the others' MMAs.
-  double step = norm({mma, tile.n % 128 == 0 ? unpack : 0}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;
-  if (schedule.kernel->family == kernels::Family::kTurns && shape.packed_group_size < 64) step *= kWaitingPart;
+  const double step = norm({mma, tile.n % 128 == 0 ? unpack : 0}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;
   const double store = gemm.store_clocks * tile.n * tile.m * shares.finished;
   e.compute_us = (shares.busiest * step + store + gemm.drain_clocks * shares.finished) * kUsPerClock;
   // Zeros cost no power.
