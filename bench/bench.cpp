@@ -111,6 +111,11 @@ class Session {
         a_type,          options_.w_type,          group_size,      options_.epilogue.activation == Activation::kSwiglu,
         options_.cublas, runner_.facts().l2_bytes, runner_.device()};
   }
+  Problem problem_for(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size) const {
+    Problem problem = problem_of(weight, m, a_type, group_size, options_.epilogue);
+    problem.fast_accumulation = options_.fast_accumulation;
+    return problem;
+  }
   PlanOptions plan_options(const std::string& schedule) const {
     PlanOptions result;
     result.device = runner_.device();
@@ -194,6 +199,7 @@ Status Session::set_up() {
   report_.commit = options_.commit;
   report_.date = today();
   report_.overlap = options_.overlap;
+  report_.fast_accumulation = options_.fast_accumulation;
   report_.epilogue = options_.epilogue;
 
   max_m_ = *std::max_element(options_.ms.begin(), options_.ms.end());
@@ -244,8 +250,7 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
       for (const RotatedWeight& weight : stage->weights) {
         const std::string what = fmt::format("{} {} M={}", suite.name, weight.shape().name, m);
         step(fmt::format("{} {} g{}", what, name_of(a_type), group_size));
-        const Status status =
-            time_linear(suite, weight, *stage, problem_of(weight, m, a_type, group_size, options_.epilogue));
+        const Status status = time_linear(suite, weight, *stage, problem_for(weight, m, a_type, group_size));
         if (!status.ok()) return in_context(status, what);
       }
     }
@@ -378,7 +383,7 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   std::vector<Plan> plans;
   std::int64_t bytes = 0;
   for (const RotatedWeight& weight : stage.weights) {
-    const Problem problem = problem_of(weight, m, a_type, group_size, options_.epilogue);
+    const Problem problem = problem_for(weight, m, a_type, group_size);
     Result<Plan> plan = machete::plan(problem, plan_options(options_.schedule));
     if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
     if (!plan.ok()) return plan.status();
@@ -429,7 +434,7 @@ Status Session::time_among_others(const Suite& suite, const Stage& stage, std::i
     for (const bool overlap : {false, true}) {
       PlanOptions options = plan_options({});
       options.overlap = overlap;
-      Result<Plan> plan = machete::plan(problem_of(weight, m, a_type, group_size, options_.epilogue), options);
+      Result<Plan> plan = machete::plan(problem_for(weight, m, a_type, group_size), options);
       if (!plan.ok()) return plan.status();
       plans[overlap ? 1 : 0].push_back(std::move(*plan));
     }

@@ -86,6 +86,7 @@ Json to_json(const Report& report) {
           {"date", report.date},
           {"read_tb_s", number(report.read_tb_s)},
           {"overlap", report.overlap},
+          {"fast_accumulation", report.fast_accumulation},
           {"epilogue", name_of(report.epilogue)},
           {"rows", rows},
           {"chains", chains},

@@ -66,6 +66,7 @@ struct Report {
   std::string date;  // yyyy-mm-dd, UTC
   double read_tb_s = 0;
   bool overlap = false;  // programmatic dependent launch
+  bool fast_accumulation = false;
   Epilogue epilogue;
   std::vector<Row> rows;
   std::vector<Chain> chains;

@@ -42,6 +42,7 @@ struct Launch {
   void* workspace;          // 16-byte aligned, of workspace() bytes
   bool stream_k;            // CTAs may share a tile
   int sms;                  // of the device
+  bool fast_accumulation;   // of e4m3, over whole groups
   bool overlap;             // programmatic dependent launch: start before the kernel ahead has finished
   void* encode_tensor_map;  // cuTensorMapEncodeTiled
   void* timeline;           // kernels/timeline.h; null but for measurements
@@ -62,6 +63,7 @@ struct Kernel {
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // of A must start on 16 bytes
   bool epilogues;     // serves the named ones, and outputs of f32
+  bool fast_only;     // for problems with fast_accumulation: all its sums stay in the tensor cores
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;
   int (*shared_memory)(const packing::Shape&);                         // bytes a CTA

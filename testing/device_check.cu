@@ -35,6 +35,7 @@ struct Operands {
   const std::int32_t* g_idx;    // [K] or null
   const void* d;                // [M, N]
   DataType a_type, d_type, scale_type, zero_point_type;
+  double product;  // product_roundoff()
   bool exact;
   int bits;
   std::int64_t row_bytes;
@@ -168,7 +169,8 @@ __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* part
       if (x.exact) {
         if (found == expected) ratio = 0;
       } else if (isfinite(error)) {
-        ratio = error / reference::element_bound(sum_aw2[i][j], sum_a2[i], fabs(expected), x.k, x.a_type, x.d_type);
+        ratio = error /
+                reference::element_bound(sum_aw2[i][j], sum_a2[i], fabs(expected), x.k, x.a_type, x.product, x.d_type);
       } else if (found == expected) {
         ratio = 0;
       }
@@ -246,6 +248,7 @@ DeviceErrorReport DeviceCheck::check(const Problem& problem, const void* a, cons
   for (int q = 0; q < coding.codes(); ++q) x.values[q] = coding.value(coding.counted(static_cast<std::uint8_t>(q)));
   x.d = d;
   x.a_type = problem.a_type;
+  x.product = reference::product_roundoff(problem);
   x.d_type = problem.d_type;
   x.scale_type = weight.scale_type;
   x.exact = exact;

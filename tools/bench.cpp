@@ -33,6 +33,7 @@ struct Options {
   Epilogue epilogue;
   bool overlap = false;
   bool batch_invariant = false;
+  bool fast_accumulation = false;
   bool neighbours = false;
   bool timeline = false;
   bool no_cublas = false;
@@ -65,6 +66,7 @@ Status bench_on_gpu(const Options& options) {
   bench.epilogue = options.epilogue;
   bench.overlap = options.overlap;
   bench.batch_invariant = options.batch_invariant;
+  bench.fast_accumulation = options.fast_accumulation;
   bench.neighbours = options.neighbours;
   bench.timeline = options.timeline;
   bench.cublas = !options.no_cublas;
@@ -140,6 +142,7 @@ Examples:
           "of every linear, whose results are then not checked: bias+silu, swiglu, ...; default none")
       ->option_text("STEPS");
   add_plan_flags(*command, options->overlap, options->batch_invariant);
+  add_fast_accumulation(*command, options->fast_accumulation);
   command
       ->add_flag("--neighbours", options->neighbours,
                  "chains alone, with a norm or an attention between linears: plain launches and --overlap")

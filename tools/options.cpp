@@ -86,6 +86,10 @@ CLI::Option* add_group_size(CLI::App& app, std::int64_t& group_size) {
       ->type_name("SIZE");
 }
 
+CLI::Option* add_fast_accumulation(CLI::App& app, bool& fast) {
+  return app.add_flag("--fast-accumulation", fast, "with e4m3 activations: sums of a whole group in the tensor cores");
+}
+
 CLI::Option* add_json(CLI::App& app, bool& json) {
   return app.add_flag("--json", json, "print JSON, and nothing else, to stdout");
 }
@@ -114,6 +118,7 @@ void ProblemOptions::add_to(CLI::App& app, bool required) {
       ->type_name("TYPE");
   add_weight_type(app, w_type);
   add_group_size(app, group_size);
+  add_fast_accumulation(app, fast_accumulation);
   add_device(app, device);
 }
 
@@ -126,6 +131,7 @@ Problem ProblemOptions::problem() const {
   problem.d_type = bits_of(a_type) == 16 ? a_type : DataType::kBf16;
   problem.w_type = w_type;
   problem.group_size = group_size;
+  problem.fast_accumulation = fast_accumulation;
   return problem;
 }
 
@@ -144,7 +150,8 @@ nlohmann::ordered_json to_json(const Problem& problem) {
           {"k", problem.k},
           {"a_type", name_of(problem.a_type)},
           {"w_type", name_of(problem.w_type)},
-          {"group_size", problem.group_size}};
+          {"group_size", problem.group_size},
+          {"fast_accumulation", problem.fast_accumulation}};
 }
 
 nlohmann::ordered_json to_json(const ScheduleChoice& choice) {

@@ -18,6 +18,7 @@ CLI::Option* add_device(CLI::App& app, std::optional<Device>& device);
 CLI::Option* add_a_types(CLI::App& app, std::vector<DataType>& types);
 CLI::Option* add_weight_type(CLI::App& app, WeightType& type);
 CLI::Option* add_group_size(CLI::App& app, std::int64_t& group_size);
+CLI::Option* add_fast_accumulation(CLI::App& app, bool& fast);
 CLI::Option* add_json(CLI::App& app, bool& json);
 CLI::Option* add_checkpoint(CLI::App& app, std::string& input);  // the positional INPUT
 
@@ -30,6 +31,7 @@ struct ProblemOptions {
   DataType a_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size = 128;
+  bool fast_accumulation = false;
   std::optional<Device> device;
 
   void add_to(CLI::App& app, bool required);

@@ -22,6 +22,10 @@ struct Problem {
       128;               // elements of K sharing a scale: a multiple of 16, or -1 for one scale per output feature
   std::int64_t lda = 0;  // elements between rows of A, >= k; 0 means k
   std::int64_t ldd = 0;  // elements between rows of D, >= d_columns(); 0 means that
+  // Activations of e4m3 (CUDA): sums of a whole scale group may stay in the tensor cores, which keep few bits of them,
+  // instead of 128 k at most. Faster from some 128 tokens on; docs/numerics.md has what it costs. Others are as
+  // without.
+  bool fast_accumulation = false;
   // The weight may have g_idx: K in an order of its own, in which CUDA gathers the activations, into the workspace.
   bool act_order = false;
   Epilogue epilogue;

@@ -25,6 +25,7 @@ struct Consumer {
   int thread;  // among the consumers
   Stage<Config::kStages> stage;
 
+  static constexpr bool kFastOnly = false;
   static constexpr bool kZeroPoints = Converter::kZeroPoints;
 
   /// What a lane holds of a tile before it is unpacked.

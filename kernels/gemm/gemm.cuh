@@ -21,20 +21,20 @@
 
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
+#include "kernels/gemm/byte_consumer.cuh"
 #include "kernels/gemm/config.h"
 #include "kernels/gemm/consumer.cuh"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/prologue.cuh"
 #include "kernels/gemm/scheduler.h"
-#include "kernels/gemm/summing_consumer.cuh"
 #include "kernels/timeline.h"
 
 namespace machete::gemm {
 
 /// The main loop by the width of activations.
 template <class Config>
-using ConsumerOf = std::conditional_t<Config::kBytes, SummingConsumer<Config>, Consumer<Config>>;
+using ConsumerOf = std::conditional_t<Config::kBytes, ByteConsumer<Config>, Consumer<Config>>;
 
 /// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
 template <class Config, class Tree>
@@ -47,6 +47,7 @@ struct Params {
   Shares shares;
   layout::Groups groups;
   bool fractional_zero_points;
+  bool fast_accumulation;
   bool overlap;  // launched while the kernel ahead may still run
   kernels::Timeline timeline;
 };
@@ -74,6 +75,7 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   const int warpgroup = thread / 128;
   const int lane = thread % 128;
   ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
+  if constexpr (Config::kBytes) consumer.fast = params.fast_accumulation;
   consumer.template start<kFine>();
   const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
   auto accumulators = make_tensor<float>(partition_shape_C(

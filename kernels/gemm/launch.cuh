@@ -54,6 +54,7 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
   if (!encode_tensor_maps<Config>(launch, params.groups, &params.maps)) return cudaErrorInvalidValue;
   params.fractional_zero_points = launch.fractional_zero_points;
+  params.fast_accumulation = launch.fast_accumulation;
   params.store = kernels::store_of<typename Config::Element>(
       launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
   params.tree = tree;
@@ -123,6 +124,7 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.may_overlap = Config::kTileM <= 64;
   kernel.aligned_rows = true;
   kernel.epilogues = true;
+  kernel.fast_only = ConsumerOf<Config>::kFastOnly;
   kernel.function = reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>);
   kernel.shared_memory = &shared_memory<Config>;
   kernel.refusal = &refusal<Config>;

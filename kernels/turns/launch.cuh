@@ -10,9 +10,6 @@
 
 namespace machete::turns {
 
-template <class Activation, class Converter, int kTileN, int kTileM, int kTileK, int kStages>
-using Config = gemm::Config<Activation, Converter, kTileN, kTileM, kTileK, kStages>;
-
 template <class Config>
 using NamedTree = epilogue::NamedTree<typename Config::Element>;
 
@@ -60,8 +57,8 @@ template <class Config>
 const char* refusal(const packing::Shape& shape, std::int64_t tokens) {
   if (tokens > Config::kTileM) return "more tokens than the kernel is compiled for";
   const std::int64_t size = shape.packed_group_size;
-  if (size % Config::kTileK != 0 && size != layout::kTileK) {
-    return "it scales sums of 64 or 128 k, and the groups end within them";
+  if (size % Config::kTileK != 0 && size != 64 && size != 32) {
+    return "it scales sums of 32, 64 or 128 k, and the groups end within them";
   }
   return nullptr;
 }

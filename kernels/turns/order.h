@@ -10,14 +10,9 @@ namespace machete::turns {
 /// classes by pairs (0 and 1, ... 6 and 7), and the pairs one after the other.
 inline constexpr int kClasses = 2 * kPairs;
 
-/// How many turns are of a class, and of classes [first, end).
+/// How many turns are of a class.
 CUTE_HOST_DEVICE constexpr int turns_of_class(int turns, int index) {
   return (turns - index + kClasses - 1) / kClasses;
-}
-CUTE_HOST_DEVICE constexpr int turns_of_classes(int turns, int first, int end) {
-  int sum = 0;
-  for (int index = first; index < end; ++index) sum += turns_of_class(turns, index);
-  return sum;
 }
 
 /// A CTA's part of a tile: pairs [first, end).

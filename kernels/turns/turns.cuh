@@ -4,28 +4,28 @@
 /// Hopper wgmma and mma.sync add alike, k16 by k16. For plans whose results may not depend on the number of tokens.
 ///
 // clang-format off
-///   the GEMM family's producer and stages --> SummingConsumer, class by class: x scale, + --> sums of a class
+///   the GEMM family's producer and stages --> Consumer, class by class: x scale, + --> sums of a class
 ///   sums of a class --> + those of its pair --> + the pairs before --(others' pairs, through the workspace)--> D
 // clang-format on
 ///
-/// The sums take three sets of accumulators beside the MMA's own, which is why a warpgroup has 64 rows and no more.
+/// Sums of a pair's first class and of the pairs before, needed a few times a tile, are parked in shared memory: beside
+/// two sets of the MMA's and one of the class's there are no registers for them (consumer.cuh), and none for more than
+/// 64 rows a warpgroup.
 
 #include <cutlass/arch/reg_reconfig.h>
 
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
-#include "kernels/gemm/config.h"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/prologue.cuh"
-#include "kernels/gemm/summing_consumer.cuh"
 #include "kernels/timeline.h"
+#include "kernels/turns/config.h"
+#include "kernels/turns/consumer.cuh"
 #include "kernels/turns/order.h"
+#include "kernels/turns/parked.cuh"
 
 namespace machete::turns {
-
-using namespace cute;  // NOLINT(google-build-using-namespace)
-using gemm::Barrier;
 
 /// Tree: what happens to the sums, a tree of visitors or none (kernels/epilogue/visitors.cuh).
 template <class Config, class Tree>
@@ -65,62 +65,54 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
   producer.finish();
 }
 
-/// a = a + b
-template <class Accumulators>
-__device__ __forceinline__ void add(Accumulators& a, const Accumulators& b) {
+/// a += b
+template <class Sums>
+__device__ __forceinline__ void add(Sums& a, const Sums& b) {
 #pragma unroll
   for (int i = 0; i < size(a); ++i) a(i) += b(i);
 }
 
 /// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
-template <gemm::Ends kEnds, class Config, class Tree>
+template <int kParts, class Config, class Tree>
 __device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
-  gemm::SummingConsumer<Config> consumer{shared, params.groups, thread, {}, {}};
-  consumer.template start<true>();
+  Consumer<Config, kParts> consumer{shared, params.groups, thread, {}, {}};
+  consumer.start();
   auto sums = make_tensor<float>(partition_shape_C(
       typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M), of a class
   auto even = make_fragment_like(sums);                                             // of a pair's first class
-  auto total = make_fragment_like(sums);                                            // of the pairs before
+  const Parked<Config> total{shared.total, thread};                                 // of the pairs before
   const int cta = static_cast<int>(blockIdx.x);
+  const auto multiply_class = [&](int index, auto& into) {
+    clear(into);
+    // The compiler is to know that all lanes take as many steps.
+    consumer.multiply(__shfl_sync(~0u, turns_of_class(params.turns, index), 0), into);
+  };
   for (Walk walk = params.walk(); !walk.done(); walk.advance()) {
     const Part part = walk.part();
-    const auto take = [&] {
-      if (part.first == 0 || !part.ends_tile()) return;
-      params.exchange.take(walk.first_giver(part), cta, thread / 32, thread % 32, total);
-    };
-    clear(total);
-    if (walk.given_early()) take();
+    const bool takes = part.first > 0 && part.ends_tile();
+    const auto take = [&] { params.exchange.take(walk.first_giver(part), cta, thread / 32, thread % 32, sums); };
     clear(sums);
-    int index = part.first * 2;  // of the class
-    const int last = part.end * 2 - 1;
-    int left = turns_of_class(params.turns, index);
-    const auto end_class = [&] {
-      if (index % 2 == 0) {
-        copy(sums, even);
-        clear(sums);
-      } else {
-        add(sums, even);
-        if (index < last) {
-          add(total, sums);
-          clear(sums);
-        }
-      }
-      ++index;
-    };
-    const auto beside = [&] {
-      while (left == 0) {
-        end_class();
-        left = turns_of_class(params.turns, index);
-      }
-      --left;
-    };
-    consumer.template multiply<kEnds>(0, turns_of_classes(params.turns, index, last + 1), sums, beside);
-    while (index <= last) end_class();
+    if (walk.given_early() && takes) take();
+    total.put(sums);
+#pragma unroll 1
+    for (int pair = part.first; pair < part.end; ++pair) {
+      multiply_class(2 * pair, even);
+      multiply_class(2 * pair + 1, sums);
+      add(sums, even);
+      if (pair < part.end - 1) total.add(sums);
+    }
     if (thread == 0) params.timeline.mark(kernels::kMultiplied);
-    if (!walk.given_early()) take();
-    add(sums, total);
+    if (walk.given_early() || !takes) {
+      total.add_to(sums);
+    } else {
+      copy(sums, even);
+      clear(sums);
+      total.add_to(sums);
+      take();
+      add(sums, even);
+    }
     if (!part.ends_tile()) {
       params.exchange.give(cta, thread / 32, thread % 32, sums);
       continue;
@@ -144,10 +136,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1) turns(const __grid_consta
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    if (params.groups.tiles_per_group == 1) {
-      consume<gemm::Ends::kTile>(params, shared);
+    if (params.groups.fine()) {
+      consume<4>(params, shared);
+    } else if (params.groups.tiles_per_group == 1) {
+      consume<2>(params, shared);
     } else {
-      consume<gemm::Ends::kStage>(params, shared);
+      consume<1>(params, shared);
     }
   }
 }

@@ -29,6 +29,10 @@ Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, 
     const auto plain_only = [](const kernels::Kernel* kernel) { return !kernel->epilogues; };
     kernels.erase(std::remove_if(kernels.begin(), kernels.end(), plain_only), kernels.end());
   }
+  if (!problem.fast_accumulation) {
+    const auto fast_only = [](const kernels::Kernel* kernel) { return kernel->fast_only; };
+    kernels.erase(std::remove_if(kernels.begin(), kernels.end(), fast_only), kernels.end());
+  }
   if (!options.batch_invariant) return kernels;
   if (problem.m > kInvariantTokens) {
     return Status(StatusCode::kUnsupported,

@@ -146,6 +146,7 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.shape = state.shape;
   launch.m = problem.m;
   launch.ldd = problem.ldd;
+  launch.fast_accumulation = problem.fast_accumulation;
   launch.stream_k = state.schedule.stream_k;
   launch.sms = state.sms;
   launch.overlap = state.overlap;

@@ -126,7 +126,8 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
   // 8-bit activations: an MMA of as many clocks takes k32.
   const double mma = element * 8 * atoms * mma_clocks(tile.m) * gemm.mma_part;
   const double unpack = unpack_clocks(problem, gemm) * atoms;
-  const bool scales_steps = element == 1 && (problem.a_type == DataType::kE4m3 || shape.packed_groups > 1);
+  const bool promotes = problem.a_type == DataType::kE4m3 && !problem.fast_accumulation;
+  const bool scales_steps = element == 1 && (promotes || shape.packed_groups > 1);
   const double scaling = scales_steps ? gemm.scale_clocks * atoms * tile.m : 0;
   // Three warpgroups hide one's unpacking behind the others' MMAs.
   const double step = norm({mma, tile.n % 128 == 0 ? unpack : 0}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -27,11 +28,15 @@ MACHETE_HOST_DEVICE inline double unit_roundoff(DataType type) {
   return type == DataType::kBf16 ? 0x1p-8 : type == DataType::kF16 ? 0x1p-11 : 0x1p-24;
 }
 
-/// What a product of an activation of that type and a weight may be off by, relative to all products of its sum: 16-bit
-/// ones by the rounding of the scaled weight; e4m3 by what Hopper's tensor cores drop of it (docs/numerics.md); s8 by
-/// nothing but fp32 arithmetic.
-MACHETE_HOST_DEVICE inline double product_roundoff(DataType a_type) {
-  return a_type == DataType::kE4m3 ? 0x1p-9 : unit_roundoff(a_type);
+/// What a product of an activation and a weight may be off by, relative to all products of its sum: of 16-bit
+/// activations by the rounding of the scaled weight; of e4m3 by what Hopper's tensor cores drop of its sum, half of
+/// 2^-13 with each k32 step (docs/numerics.md); of s8 by nothing but fp32 arithmetic.
+inline double product_roundoff(const Problem& problem) {
+  if (problem.a_type != DataType::kE4m3) return unit_roundoff(problem.a_type);
+  const bool one_group = problem.group_size <= 0 || problem.group_size >= problem.k;
+  const std::int64_t group = one_group ? problem.k : problem.group_size;
+  const double kept = problem.fast_accumulation ? static_cast<double>(group) / 32 : 0;  // steps
+  return std::max(0x1p-9, kept * 0x1p-14);
 }
 
 MACHETE_HOST_DEVICE inline double smallest_subnormal(DataType type) {
@@ -39,13 +44,14 @@ MACHETE_HOST_DEVICE inline double smallest_subnormal(DataType type) {
 }
 
 /// How far one sum may lie from the exact one before it goes through the epilogue. `compute` is the type the scaled
-/// weights may be rounded to (that of the activations).
+/// weights may be rounded to (that of the activations), `product` the product_roundoff().
 MACHETE_HOST_DEVICE inline double sum_bound(double sum_aw2 /* sum over k of (a w)^2 */,
-                                            double sum_a2 /* sum over k of a^2 */, std::int64_t k, DataType compute) {
+                                            double sum_a2 /* sum over k of a^2 */, std::int64_t k, DataType compute,
+                                            double product) {
   constexpr double kLambda = 8;
   // An fp32 sum of K products: MMAs of 16 k's each truncate, and partial sums meet in a reduction.
   const double accumulate = (static_cast<double>(k) / 16 + 16) * 0x1p-23;
-  double bound = kLambda * sqrt(sum_aw2) * (product_roundoff(compute) + accumulate);
+  double bound = kLambda * sqrt(sum_aw2) * (product + accumulate);
   // A scaled weight may be subnormal in fp16; it is then rounded to a multiple of 2^-24.
   if (compute == DataType::kF16) bound += kLambda * 0x1p-25 * sqrt(sum_a2);
   return bound;
@@ -58,8 +64,8 @@ MACHETE_HOST_DEVICE inline double store_bound(double before, double abs_ref, Dat
 
 /// Both, where nothing lies between.
 MACHETE_HOST_DEVICE inline double element_bound(double sum_aw2, double sum_a2, double abs_ref, std::int64_t k,
-                                                DataType compute, DataType output) {
-  return store_bound(sum_bound(sum_aw2, sum_a2, k, compute), abs_ref, output);
+                                                DataType compute, double product, DataType output) {
+  return store_bound(sum_bound(sum_aw2, sum_a2, k, compute, product), abs_ref, output);
 }
 
 struct ErrorReport {

@@ -172,6 +172,7 @@ ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedW
   const std::int64_t blocks = (columns + kBlockN - 1) / kBlockN;
   const bool swiglu = problem.epilogue.activation == Activation::kSwiglu;
   const ExpectedEpilogue epilogue(problem, operands);
+  const double product = product_roundoff(problem);
   std::vector<Tally> tallies(static_cast<std::size_t>(blocks));  // one a block: the sums do not depend on threads
 
   for (std::int64_t m0 = 0; m0 < problem.m; m0 += kBlockM) {
@@ -185,7 +186,8 @@ ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedW
       const Sums sums(activations, load_weights(weight, n0, count));
       const Sums up = swiglu ? Sums(activations, load_weights(weight, columns + n0, count)) : Sums();
       const auto sum_of = [&](const Sums& from, std::int64_t m, std::int64_t n) {
-        return Uncertain{from.values(m, n), sum_bound(from.squares(m, n), sum_a2(m), problem.k, problem.a_type)};
+        return Uncertain{from.values(m, n),
+                         sum_bound(from.squares(m, n), sum_a2(m), problem.k, problem.a_type, product)};
       };
       Tally tally;
       for (std::int64_t m = 0; m < rows; ++m) {

@@ -39,7 +39,8 @@ const char* name_of_fill(testing::ScaleFill fill) {
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   const Problem& p = c.problem;
   out << "repro: m=" << p.m << " n=" << p.n << " k=" << p.k << " a=" << name_of(p.a_type) << " w=" << name_of(p.w_type)
-      << " group=" << p.group_size << " lda=" << lda_of(p) << " ldd=" << ldd_of(p) << " activations=";
+      << " group=" << p.group_size << (p.fast_accumulation ? " fast" : "") << " lda=" << lda_of(p)
+      << " ldd=" << ldd_of(p) << " activations=";
   if (c.identity_from.has_value()) {
     out << "identity_from_" << *c.identity_from;
   } else {

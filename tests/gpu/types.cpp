@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -44,6 +45,10 @@ class Types : public GpuTest {
       EXPECT_TRUE(bench().try_case(c, check));
       coverage_.add(c.problem, schedule);
     }
+    if (c.problem.a_type != DataType::kE4m3 || c.problem.fast_accumulation) return;
+    c.problem.fast_accumulation = true;
+    // One product a sum is exact, however few bits are kept.
+    try_every_schedule(c, c.identity_from ? check : Check::kBounds);
   }
 
   Coverage coverage_;
@@ -139,6 +144,29 @@ TEST_F(Types, SumsOfE4m3LoseTheSameWhateverK) {
           EXPECT_LT(found.rel_frobenius, 0x1p-11) << schedule << ", K = " << k;
           RecordProperty(std::string(name_of(w_type)) + "_g" + std::to_string(group_size) + "_k" + std::to_string(k) +
                              "_" + schedule,
+                         std::to_string(found.rel_frobenius) + " " + std::to_string(found.max_ratio));
+        }
+      }
+    }
+  }
+}
+
+// With fast accumulation that grows with the k's of a group, and with nothing else.
+TEST_F(Types, FastSumsOfE4m3LoseWithTheirLength) {
+  for (const WeightType w_type : {WeightType::kE4m3, WeightType::kU4b8}) {
+    for (const std::int64_t group_size : {-1, 512, 128, 32}) {
+      for (const std::int64_t k : {128, 1024, 8192, 65536}) {
+        Case c = case_of({w_type, DataType::kE4m3}, 256, 512, k, group_size);
+        c.problem.d_type = DataType::kF32;
+        c.problem.fast_accumulation = true;
+        const double kept = static_cast<double>(group_size < 0 ? k : std::min(group_size, k));
+        for (const std::string& schedule : schedules_of(c.problem)) {
+          c.schedule = schedule;
+          EXPECT_TRUE(bench().try_case(c));
+          const auto found = bench().check_output(c, Check::kBounds);
+          EXPECT_LT(found.rel_frobenius, std::max(0x1p-11, kept * 0x1p-19)) << schedule << ", K = " << k;
+          RecordProperty("fast_" + std::string(name_of(w_type)) + "_g" + std::to_string(group_size) + "_k" +
+                             std::to_string(k) + "_" + schedule,
                          std::to_string(found.rel_frobenius) + " " + std::to_string(found.max_ratio));
         }
       }
