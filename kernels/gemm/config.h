@@ -41,6 +41,8 @@ struct Config {
       GMMA::rs_op_selector<Activation, Activation, Sum, Shape<Int<kTileN>, Int<kTileM>, Int<kTileK>>, GMMA::Major::K,
                            GMMA::Major::K>(),
       Layout<Shape<Int<kWarpgroups>, _1, _1>>{}));
+  // Of several instructions the accumulators would lie otherwise.
+  static_assert(size<1>(typename Mma::AtomShape_MNK{}) == kTileM, "the MMA has no such number of tokens");
   static constexpr int kAccumulators = kAtoms * kTileM / 2;  // a thread
 
   static constexpr bool kFetchAhead = kBytes || kAccumulators <= 64;

@@ -45,7 +45,9 @@ class Types : public GpuTest {
       EXPECT_TRUE(bench().try_case(c, check));
       coverage_.add(c.problem, schedule);
     }
-    if (c.problem.a_type != DataType::kE4m3 || c.problem.fast_accumulation) return;
+    // What fast accumulation changes are sums of more than 128 k.
+    const bool long_groups = c.problem.group_size < 0 || c.problem.group_size > 128;
+    if (c.problem.a_type != DataType::kE4m3 || c.problem.fast_accumulation || !long_groups) return;
     c.problem.fast_accumulation = true;
     // One product a sum is exact, however few bits are kept.
     try_every_schedule(c, c.identity_from ? check : Check::kBounds);
@@ -149,6 +151,24 @@ TEST_F(Types, SumsOfE4m3LoseTheSameWhateverK) {
       }
     }
   }
+}
+
+TEST_F(Types, KernelsOfFastSumsAreForProblemsThatAllowThem) {
+  Case c = case_of({WeightType::kE4m3, DataType::kE4m3}, 512, 512, 1024, -1);
+  const std::vector<std::string> exact = schedules_of(c.problem);
+  c.problem.fast_accumulation = true;
+  PlanOptions options = on_cuda();
+  int more = 0;
+  for (const std::string& schedule : schedules_of(c.problem)) {
+    options.schedule = schedule;
+    c.problem.fast_accumulation = true;
+    EXPECT_TRUE(plan(c.problem, options).ok()) << schedule;
+    if (std::find(exact.begin(), exact.end(), schedule) != exact.end()) continue;
+    ++more;
+    c.problem.fast_accumulation = false;
+    EXPECT_FALSE(plan(c.problem, options).ok()) << schedule;
+  }
+  EXPECT_GT(more, 0);
 }
 
 // With fast accumulation that grows with the k's of a group, and with nothing else.
