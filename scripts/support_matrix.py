@@ -47,7 +47,7 @@ def measured_families() -> set[tuple[str, str, str]]:
 
 def step(a_type: str, family: str) -> int:
     """Of what groups must be multiples."""
-    return 128 if family == "decode" else 32 if a_type in NARROW else 16
+    return 128 if family == "decode" else 32 if a_type in NARROW or family == "turns" else 16
 
 
 def outputs(a_type: str, family: str) -> str:

@@ -31,8 +31,8 @@ Result<Size> parse_size(const std::string& text) {
 }
 
 std::vector<std::int64_t> default_ms() {
-  return {1,   2,   4,   8,   16,  32,  64,   96,   128,  160,  192,  224, 256,
-          320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 8192};
+  return {1,   2,   4,   8,   16,  32,  48,  64,   96,   128,  160,  192,  224,
+          256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 8192};
 }
 
 std::vector<Point> points_of(const std::vector<Size>& sizes, const std::vector<std::int64_t>& ms) {
