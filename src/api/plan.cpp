@@ -51,10 +51,10 @@ std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gp
   machine.sms = gpu.sms;
   auto ranked =
       planner::rank(problem, kernels, machine, planner::look_up(planner::tables(), gpu.name, problem, options.overlap));
-  // The cost model is fitted to the other families, which are faster where no order of addition binds them.
+  // The cost model is fitted to the other families: by it alone none of these is chosen where no order binds the plan.
   if (!options.batch_invariant) {
     std::stable_partition(ranked.begin(), ranked.end(), [](const planner::Candidate& candidate) {
-      return candidate.schedule.kernel->family != kernels::Family::kTurns;
+      return candidate.measured || candidate.schedule.kernel->family != kernels::Family::kTurns;
     });
   }
   return ranked;
