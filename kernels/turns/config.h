@@ -4,7 +4,7 @@
 
 namespace machete::turns {
 
-/// The GEMM family's, and room for the sums that a thread parks between classes.
+/// The GEMM family's, and room for the sums that a thread parks between pairs.
 template <class Activation, class Converter, int kTileN, int kTileM, int kTileK, int kStages>
 struct Config : gemm::Config<Activation, Converter, kTileN, kTileM, kTileK, kStages> {
   using Base = gemm::Config<Activation, Converter, kTileN, kTileM, kTileK, kStages>;

@@ -4,7 +4,7 @@
 
 namespace machete::turns {
 
-/// A thread's sums in shared memory, where they wait until a class or a part has ended.
+/// A thread's sums in shared memory, where they wait until a pair of classes has ended.
 template <class Config>
 struct Parked {
   float4 (*vectors)[Config::kConsumers];

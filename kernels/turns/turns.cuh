@@ -8,9 +8,9 @@
 ///   sums of a class --> + those of its pair --> + the pairs before --(others' pairs, through the workspace)--> D
 // clang-format on
 ///
-/// Sums of a pair's first class and of the pairs before, needed a few times a tile, are parked in shared memory: beside
-/// two sets of the MMA's and one of the class's there are no registers for them (consumer.cuh), and none for more than
-/// 64 rows a warpgroup.
+/// The sums of the pairs before, needed a few times a tile, are parked in shared memory: beside two sets of the MMA's
+/// (consumer.cuh) and those of a pair's two classes there are no registers for them, and none for more than 64 rows a
+/// warpgroup. The two classes have sums of their own, so that nothing has to be moved between them.
 
 #include <cutlass/arch/reg_reconfig.h>
 
