@@ -91,7 +91,7 @@ def matrix() -> str:
         "*Built*: how many kernels the default build has, and `all` those of `MACHETE_INSTANCES=all` besides. *Speed*:",
         "*measured* where a tuning table names kernels of the family for the shapes it holds; *model* where the cost",
         "model of the planner alone chooses; *cpu*, for checks and small models. *turns* kernels are for",
-        "batch-invariant plans; others take them when they are named.",
+        "batch-invariant plans; others take them where they or a tuning table name them.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *rows())),
         "",

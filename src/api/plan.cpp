@@ -25,22 +25,20 @@ constexpr std::int64_t kInvariantTokens = 64;
 
 Result<std::vector<const kernels::Kernel*>> kernels_for(const Problem& problem, const PlanOptions& options) {
   auto kernels = registry::matching(problem.w_type, problem.a_type, problem.scale_type());
+  const auto leave_out = [&kernels](auto unfit) {
+    kernels.erase(std::remove_if(kernels.begin(), kernels.end(), unfit), kernels.end());
+  };
   if (!problem.epilogue.plain() || problem.d_type != problem.scale_type()) {
-    const auto plain_only = [](const kernels::Kernel* kernel) { return !kernel->epilogues; };
-    kernels.erase(std::remove_if(kernels.begin(), kernels.end(), plain_only), kernels.end());
+    leave_out([](const kernels::Kernel* kernel) { return !kernel->epilogues; });
   }
-  if (!problem.fast_accumulation) {
-    const auto fast_only = [](const kernels::Kernel* kernel) { return kernel->fast_only; };
-    kernels.erase(std::remove_if(kernels.begin(), kernels.end(), fast_only), kernels.end());
-  }
+  if (!problem.fast_accumulation) leave_out([](const kernels::Kernel* kernel) { return kernel->fast_only; });
   if (!options.batch_invariant) return kernels;
   if (problem.m > kInvariantTokens) {
     return Status(StatusCode::kUnsupported,
                   fmt::format("M={} with batch_invariant, which serves up to {} tokens; split M, or plan without it",
                               problem.m, kInvariantTokens));
   }
-  const auto other = [](const kernels::Kernel* kernel) { return kernel->order != kInvariantOrder; };
-  kernels.erase(std::remove_if(kernels.begin(), kernels.end(), other), kernels.end());
+  leave_out([](const kernels::Kernel* kernel) { return kernel->order != kInvariantOrder; });
   return kernels;
 }
 

@@ -32,7 +32,7 @@ struct Machine {
     double scattered_l2_tb_s = 11.3;
     double scattered_part = 0.246;
     double scattered_reads = 1.44;
-    double empty_tb_s = 3.21;  // rows beyond M, which TMA fills with zeros
+    double empty_tb_s = 3.21;  // rows beyond M, from when TMA filled them with zeros
 
     // Under the power limit: clocks for one of an MMA on tokens that there are, and for one of unpacking.
     double mma_power = 0.86;
