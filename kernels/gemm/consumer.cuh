@@ -31,9 +31,9 @@ struct Consumer {
   /// What a lane holds of a tile before it is unpacked.
   struct Words {
     convert::Words<Converter::kBits> packed[Config::kAtoms];
-    // Of the lane's two rows; coarse groups only.
-    std::uint32_t scales[Config::kAtoms];
-    std::uint32_t zero_points[Config::kAtoms];  // of types that have them
+    // Of the lane's two rows, by k16 step; coarse groups have those of the first for all.
+    std::uint32_t scales[Config::kAtoms][layout::kSteps];
+    std::uint32_t zero_points[Config::kAtoms][layout::kSteps];  // of types that have them
   };
   Words words[2];  // of tiles by turns
 
@@ -74,8 +74,7 @@ struct Consumer {
           Barrier::wait(&shared.full[stage.index], stage.phase);
           first_group = cursor.group();
         }
-        const int group = cursor.group() - first_group;
-        if (!Config::kFetchAhead) words[t] = fetch<kFine>(tile, group);
+        if (!Config::kFetchAhead) words[t] = fetch<kFine>(tile, cursor.group() - first_group);
         cursor.advance();
         if (tile == Config::kTiles - 1) {
           stage.advance();
@@ -87,7 +86,7 @@ struct Consumer {
         if (Config::kFetchAhead) words[1 - t] = fetch<kFine>((tile + 1) % Config::kTiles, cursor.group() - first_group);
 
         auto& fragment = t == 0 ? fragment0 : fragment1;
-        unpack<kFine, kFractional>(words[t], current, group, fragment);
+        unpack<kFine, kFractional>(words[t], fragment);
         warpgroup_fence_operand(accumulators);
         warpgroup_fence_operand(fragment);
         warpgroup_arrive();
@@ -120,7 +119,7 @@ struct Consumer {
                  thread % 32 / 4];
   }
 
-  /// A tile of the stage; `group` counts within the stage.
+  /// A tile of the stage; `group`, its first, counts within the stage.
   template <bool kFine>
   __device__ Words fetch(int tile, int group) const {
     Words words;
@@ -129,8 +128,12 @@ struct Consumer {
       const int strip = atom * Config::kConsumerWarps + thread / 32;
       words.packed[atom] = convert::Words<Converter::kBits>::load(
           shared.weights[stage.index] + (strip * Config::kTiles + tile) * Config::kTileBytes, thread % 32);
-      if (!kFine) words.scales[atom] = scales_of(stage.index, atom, group);
-      if (!kFine && kZeroPoints) words.zero_points[atom] = zero_points_of(stage.index, atom, group);
+#pragma unroll
+      for (int step = 0; step < (kFine ? layout::kSteps : 1); ++step) {
+        const int at = group + step * groups.groups_per_tile / layout::kSteps;
+        words.scales[atom][step] = scales_of(stage.index, atom, at);
+        if constexpr (kZeroPoints) words.zero_points[atom][step] = zero_points_of(stage.index, atom, at);
+      }
     }
     return words;
   }
@@ -138,7 +141,7 @@ struct Consumer {
   /// One tile of packed weights to operand registers, scaled: code less zero point exactly, times the scale, rounded
   /// once. What integers leave of a zero point is multiplied and rounded by itself.
   template <bool kFine, bool kFractional, class Fragment>
-  __device__ void unpack(const Words& words, int stage, int group, Fragment& fragment) const {
+  __device__ void unpack(const Words& words, Fragment& fragment) const {
     Tensor operand = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
@@ -148,13 +151,11 @@ struct Consumer {
 #pragma unroll
       for (int step = 0; step < layout::kSteps; ++step) {
         if (kFine || step == 0) {
-          const int at = group + step * groups.groups_per_tile / layout::kSteps;
-          const std::uint32_t scales = kFine ? scales_of(stage, atom, at) : words.scales[atom];
+          const std::uint32_t scales = words.scales[atom][step];
           scale[0] = convert::twice_low(scales);
           scale[1] = convert::twice_high(scales);
           if constexpr (kZeroPoints) {
-            zeros =
-                Converter::template zeros<Element>(kFine ? zero_points_of(stage, atom, at) : words.zero_points[atom]);
+            zeros = Converter::template zeros<Element>(words.zero_points[atom][step]);
             const std::uint32_t shifts = convert::multiply<Element>(scales, zeros.fractions ^ 0x80008000u);
             shift[0] = convert::twice_low(shifts);
             shift[1] = convert::twice_high(shifts);

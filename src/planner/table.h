@@ -23,13 +23,14 @@ struct Table {
   const char* gpu;
   std::vector<WeightType> w_types;
   std::vector<DataType> a_types;
-  std::vector<TableEntry> entries;  // by n, k, overlap, then m_max
+  std::vector<std::int64_t> group_sizes;  // empty: those that have no table of their own
+  std::vector<TableEntry> entries;        // by n, k, overlap, then m_max
 };
 
 const std::vector<Table>& tables();
 
-/// The schedule measured best for the problem, or null where none was. Where dependent launch was not measured, plain
-/// launches decide.
+/// The schedule measured best for the problem, or null where none was: in its group size, or else in those that tables
+/// have in common. Where dependent launch was not measured, plain launches decide.
 const char* look_up(const std::vector<Table>& tables, std::string_view gpu, const Problem& problem, bool overlap);
 
 }  // namespace machete::planner

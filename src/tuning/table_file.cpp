@@ -47,37 +47,35 @@ std::string name_lines(const std::vector<T>& types) {
 
 std::vector<Entry> entries_of(const std::vector<Measurement>& measurements, double tolerance,
                               const std::vector<Entry>& kept) {
+  // Of each weight and way of launching, by tokens: what was timed, or null where a kept entry ends.
   std::map<Key, std::map<std::int64_t, const std::vector<Timing>*>> by_key;
   for (const Measurement& measurement : measurements) {
     const Point& point = measurement.point;
     if (!measurement.times.empty()) by_key[{point.n, point.k, point.overlap}][point.m] = &measurement.times;
   }
+  for (const Entry& entry : kept) by_key[{entry.n, entry.k, entry.overlap}].emplace(entry.m_max, nullptr);
+
   std::vector<Entry> entries;
   for (const auto& [key, by_m] : by_key) {
     const auto [n, k, overlap] = key;
     std::string last;
     for (const auto& [m, times] : by_m) {
-      const Timing& best =
-          *std::min_element(times->begin(), times->end(), [](const Timing& a, const Timing& b) { return a.us < b.us; });
-      const auto near = [&, &all = *times](const std::string& schedule) {
-        const Timing* timing = find(all, schedule);
-        return timing != nullptr && timing->us <= best.us * (1 + tolerance);
-      };
-      const std::string before = look_up(kept, key, m);
-      const std::string choice = near(before) ? before : near(last) ? last : best.schedule;
+      std::string choice = look_up(kept, key, m);
+      if (times != nullptr) {
+        const Timing& best = *std::min_element(times->begin(), times->end(),
+                                               [](const Timing& a, const Timing& b) { return a.us < b.us; });
+        const auto near = [&, &all = *times](const std::string& schedule) {
+          const Timing* timing = find(all, schedule);
+          return timing != nullptr && timing->us <= best.us * (1 + tolerance);
+        };
+        if (!near(choice)) choice = near(last) ? last : best.schedule;
+      }
       if (choice == last) {
         entries.back().m_max = m;
       } else {
         entries.push_back({n, k, m, overlap, choice});
         last = choice;
       }
-    }
-  }
-  for (const Entry& entry : kept) {
-    const auto measured = by_key.find({entry.n, entry.k, entry.overlap});
-    if (measured == by_key.end() || entry.m_max < measured->second.begin()->first ||
-        entry.m_max > measured->second.rbegin()->first) {
-      entries.push_back(entry);
     }
   }
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
@@ -94,9 +92,12 @@ std::string to_text(const TableFile& table) {
   }
   const std::string a_types =
       table.a_types.empty() ? "" : fmt::format("  \"a_types\": {},\n", name_lines(table.a_types));
-  return fmt::format("{{\n  \"gpu\": {},\n  \"w_types\": {},\n{}  \"provenance\": {},\n  \"entries\": [\n{}\n  ]\n}}\n",
-                     quoted(table.gpu), name_lines(table.w_types), a_types, quoted(table.provenance),
-                     fmt::join(lines, ",\n"));
+  const std::string group_sizes =
+      table.group_sizes.empty() ? "" : fmt::format("  \"group_sizes\": [{}],\n", fmt::join(table.group_sizes, ", "));
+  return fmt::format(
+      "{{\n  \"gpu\": {},\n  \"w_types\": {},\n{}{}  \"provenance\": {},\n  \"entries\": [\n{}\n  ]\n}}\n",
+      quoted(table.gpu), name_lines(table.w_types), a_types, group_sizes, quoted(table.provenance),
+      fmt::join(lines, ",\n"));
 }
 
 Result<TableFile> parse_table(const std::string& text, const std::string& path) {
@@ -119,6 +120,7 @@ Result<TableFile> parse_table(const std::string& text, const std::string& path) 
       if (!type.ok()) return broken(type.status().message());
       table.a_types.push_back(*type);
     }
+    for (const std::int64_t size : json.value("group_sizes", Json::array())) table.group_sizes.push_back(size);
     for (const Json& entry : json.at("entries")) {
       table.entries.push_back(
           {entry.at("n"), entry.at("k"), entry.at("m_max"), entry.value("overlap", false), entry.at("schedule")});

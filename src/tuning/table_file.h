@@ -23,15 +23,16 @@ struct Entry {
 struct TableFile {
   std::string gpu;  // the start of the device's name
   std::vector<WeightType> w_types;
-  std::vector<DataType> a_types;  // empty: those of 16 bits
+  std::vector<DataType> a_types;          // empty: those of 16 bits
+  std::vector<std::int64_t> group_sizes;  // empty: those that no other table of the types names
   std::string provenance;
   std::vector<Entry> entries;
 };
 
 /// The fastest schedule at every point, merged along the tokens: as long as that costs no more than `tolerance` of the
-/// best, what `kept` chooses stays, and else the choice for fewer tokens is kept on. Of `kept`, entries of other sizes
-/// and ways of launching stay, and those for fewer or more tokens than were measured. In the order of a table's
-/// entries. Points where nothing was timed give none.
+/// best, what `kept` chooses stays, and else the choice for fewer tokens is kept on. What `kept` chooses also stays
+/// where nothing was measured: for other sizes and ways of launching, and where its entries end between the tokens
+/// measured. In the order of a table's entries. Points where nothing was timed give none.
 std::vector<Entry> entries_of(const std::vector<Measurement>& measurements, double tolerance,
                               const std::vector<Entry>& kept = {});
 

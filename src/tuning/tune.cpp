@@ -14,6 +14,9 @@
 namespace machete::tuning {
 namespace {
 
+// Measured in groups of it, a table serves all sizes that have none of their own.
+constexpr std::int64_t kCommonGroupSize = 128;
+
 // Those that run on the same kernels, the measured one first.
 std::vector<WeightType> packed_alike(WeightType w_type) {
   std::vector<WeightType> types = {w_type};
@@ -28,6 +31,10 @@ std::string names_of(const std::vector<T>& types) {
   std::vector<std::string> names;
   for (const T type : types) names.emplace_back(name_of(type));
   return names.empty() ? "16 bits" : fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string sizes_of(const std::vector<std::int64_t>& group_sizes) {
+  return group_sizes.empty() ? "any size" : fmt::format("{}", fmt::join(group_sizes, ", "));
 }
 
 template <class T>
@@ -59,6 +66,9 @@ Status check_kept(const TableFile& kept, const TableFile& table) {
   if (!same(kept.a_types, table.a_types)) {
     return refusal("activations", names_of(kept.a_types), names_of(table.a_types));
   }
+  if (!same(kept.group_sizes, table.group_sizes)) {
+    return refusal("groups of", sizes_of(kept.group_sizes), sizes_of(table.group_sizes));
+  }
   return {};
 }
 
@@ -77,6 +87,7 @@ Status tune(const Request& request, const Measure& measure, const Watch& watch) 
   table.gpu = table_gpu(request.setting.gpu);
   table.w_types = packed_alike(request.setting.w_type);
   if (bits_of(request.setting.a_type) != 16) table.a_types = {request.setting.a_type};
+  if (request.setting.group_size != kCommonGroupSize) table.group_sizes = {request.setting.group_size};
   if (request.kept.has_value()) {
     if (Status status = check_kept(*request.kept, table); !status.ok()) return status;
   }

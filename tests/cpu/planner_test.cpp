@@ -108,15 +108,19 @@ TEST(TuningTable, IsLookedUpByGpuTypeShapeAndTokens) {
       {"NVIDIA H100",
        {WeightType::kU4b8, WeightType::kS4},
        {DataType::kBf16, DataType::kF16},
+       {},
        {{4096, 4096, 16, false, "a"},
         {4096, 4096, 64, false, "b"},
         {4096, 4096, 16, true, "d"},
         {6144, 4096, 16, false, "c"}}},
-      {"NVIDIA H100", {WeightType::kE4m3}, {DataType::kBf16, DataType::kF16}, {{4096, 4096, 16, false, "e"}}},
-      {"NVIDIA H100", {WeightType::kU4b8}, {DataType::kS8}, {{4096, 4096, 16, false, "f"}}}};
+      {"NVIDIA H100", {WeightType::kE4m3}, {DataType::kBf16, DataType::kF16}, {}, {{4096, 4096, 16, false, "e"}}},
+      {"NVIDIA H100", {WeightType::kU4b8}, {DataType::kS8}, {}, {{4096, 4096, 16, false, "f"}}},
+      {"NVIDIA H100", {WeightType::kU4b8}, {DataType::kBf16}, {16, 32}, {{4096, 4096, 16, false, "g"}}}};
   const auto find = [&](WeightType w_type, std::int64_t m, std::int64_t k, bool overlap,
-                        const char* gpu = "NVIDIA H100 80GB HBM3", DataType a_type = DataType::kBf16) {
+                        const char* gpu = "NVIDIA H100 80GB HBM3", DataType a_type = DataType::kBf16,
+                        std::int64_t group_size = 128) {
     Problem problem;
+    problem.group_size = group_size;
     problem.a_type = a_type;
     problem.w_type = w_type;
     problem.m = m;
@@ -137,6 +141,11 @@ TEST(TuningTable, IsLookedUpByGpuTypeShapeAndTokens) {
   EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H100", DataType::kS8), "f");
   EXPECT_EQ(find(WeightType::kS4, 1, 4096, false, "NVIDIA H100", DataType::kS8), nullptr);
   EXPECT_EQ(find(WeightType::kU4b8, 1, 4096, false, "NVIDIA H100", DataType::kE4m3), nullptr);
+  // A group size's own table comes first, where it has an entry.
+  EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, true, "NVIDIA H100", DataType::kBf16, 32), "g");
+  EXPECT_STREQ(find(WeightType::kU4b8, 17, 4096, true, "NVIDIA H100", DataType::kBf16, 32), "b");
+  EXPECT_STREQ(find(WeightType::kU4b8, 1, 4096, true, "NVIDIA H100", DataType::kBf16, 64), "d");
+  EXPECT_EQ(find(WeightType::kS4, 1, 8192, false, "NVIDIA H100", DataType::kBf16, 32), nullptr);
 }
 
 TEST(Raster, VisitsEveryTileOnce) {

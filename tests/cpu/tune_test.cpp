@@ -112,8 +112,9 @@ TEST(Entries, OfAnotherTableStayWhereNothingWasMeasured) {
   const std::vector<Entry> kept = {{2, 2, 8, true, "other"},    {8, 4, 8, false, "below"}, {8, 4, 16, false, "at"},
                                    {8, 4, 32, false, "inside"}, {8, 4, 64, false, "to"},   {8, 4, 96, false, "beyond"},
                                    {8, 4, 32, true, "overlap"}};
-  EXPECT_THAT(lines(entries_of(measured, 0.01, kept)), ElementsAre("2x2 8 overlap other", "8x4 8 below", "8x4 64 new",
-                                                                   "8x4 96 beyond", "8x4 32 overlap overlap"));
+  EXPECT_THAT(lines(entries_of(measured, 0.01, kept)),
+              ElementsAre("2x2 8 overlap other", "8x4 8 below", "8x4 16 new", "8x4 32 inside", "8x4 64 new",
+                          "8x4 96 beyond", "8x4 32 overlap overlap"));
 }
 
 TEST(TableText, IsReadBack) {
@@ -135,10 +136,18 @@ TEST(TableText, IsReadBack) {
   const Result<TableFile> eight = parse_table(to_text(table), "t.json");
   ASSERT_TRUE(eight.ok()) << eight.status().message();
   EXPECT_EQ(eight->a_types, table.a_types);
+  EXPECT_THAT(to_text(table), Not(HasSubstr("group_sizes")));
+
+  table.group_sizes = {16, 32};
+  EXPECT_THAT(to_text(table), HasSubstr("  \"group_sizes\": [16, 32],\n"));
+  const Result<TableFile> small = parse_table(to_text(table), "t.json");
+  ASSERT_TRUE(small.ok()) << small.status().message();
+  EXPECT_EQ(small->group_sizes, table.group_sizes);
 
   for (const char* wrong : {"", "[]", "{}", R"({"gpu": 1, "provenance": "", "w_types": [], "entries": []})",
                             R"({"gpu": "", "provenance": "", "w_types": ["u5"], "entries": []})",
                             R"({"gpu": "", "provenance": "", "w_types": [1], "entries": []})",
+                            R"({"gpu": "", "provenance": "", "w_types": [], "group_sizes": ["32"], "entries": []})",
                             R"({"gpu": "", "provenance": "", "w_types": [], "entries": [{"n": 1}]})"}) {
     const Result<TableFile> refused = parse_table(wrong, "t.json");
     ASSERT_FALSE(refused.ok()) << wrong;
@@ -327,6 +336,18 @@ TEST_F(Tune, MergesATableOfItsKind) {
   other = kept;
   other.a_types = {DataType::kS8};
   EXPECT_THAT(refused(other), HasSubstr("activations s8, where 16 bits"));
+  other = kept;
+  other.group_sizes = {32};
+  EXPECT_THAT(refused(other), HasSubstr("groups of 32, where any size"));
+}
+
+TEST_F(Tune, NamesAGroupSizeOfItsOwn) {
+  Request small = request();
+  small.setting.group_size = 32;
+  ASSERT_TRUE(run(small).ok());
+  const Result<TableFile> table = read_table(path("t.json"));
+  ASSERT_TRUE(table.ok());
+  EXPECT_EQ(table->group_sizes, std::vector<std::int64_t>{32});
 }
 
 TEST_F(Tune, NamesActivationsOf8BitsAndWhatIsLeftOut) {
