@@ -78,6 +78,8 @@ plots: ## Draw the plots of docs/ from bench/results/
 	@scripts/build.sh $(DEMO_BUILD) machete_python
 	@MPLCONFIGDIR=.venv/matplotlib PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete plot -o docs/plots \
 	  $(or $(ARGS),bench/results bench/results/e2e bench/peers)
+	@[ -n "$(ARGS)" ] || MPLCONFIGDIR=.venv/matplotlib PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete plot \
+	  --steps -o docs/plots bench/results/between
 
 ##@ Develop
 check: format-check lint test ## What CI checks

@@ -27,6 +27,8 @@ struct Consumer {
 
   static constexpr bool kFastOnly = false;
   static constexpr bool kZeroPoints = Converter::kZeroPoints;
+  // Two groups a tile are unpacked with half the scales of four; large tiles have no registers for both ways.
+  static constexpr bool kPairs = Config::kFetchAhead;
 
   /// What a lane holds of a tile before it is unpacked.
   struct Words {
@@ -86,7 +88,13 @@ struct Consumer {
         if (Config::kFetchAhead) words[1 - t] = fetch<kFine>((tile + 1) % Config::kTiles, cursor.group() - first_group);
 
         auto& fragment = t == 0 ? fragment0 : fragment1;
-        unpack<kFine, kFractional>(words[t], fragment);
+        if constexpr (!kFine) {
+          unpack<1, kFractional>(words[t], fragment);
+        } else if (kPairs && !kFractional && groups.groups_per_tile == 2) {
+          unpack<2, kFractional>(words[t], fragment);
+        } else {
+          unpack<layout::kSteps, kFractional>(words[t], fragment);
+        }
         warpgroup_fence_operand(accumulators);
         warpgroup_fence_operand(fragment);
         warpgroup_arrive();
@@ -139,8 +147,8 @@ struct Consumer {
   }
 
   /// One tile of packed weights to operand registers, scaled: code less zero point exactly, times the scale, rounded
-  /// once. What integers leave of a zero point is multiplied and rounded by itself.
-  template <bool kFine, bool kFractional, class Fragment>
+  /// once. What integers leave of a zero point is multiplied and rounded by itself. kGroups: that the tile has.
+  template <int kGroups, bool kFractional, class Fragment>
   __device__ void unpack(const Words& words, Fragment& fragment) const {
     Tensor operand = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
 #pragma unroll
@@ -150,7 +158,7 @@ struct Consumer {
       typename Converter::template Zeros<Element> zeros;
 #pragma unroll
       for (int step = 0; step < layout::kSteps; ++step) {
-        if (kFine || step == 0) {
+        if (step % (layout::kSteps / kGroups) == 0) {
           const std::uint32_t scales = words.scales[atom][step];
           scale[0] = convert::twice_low(scales);
           scale[1] = convert::twice_high(scales);

@@ -60,6 +60,7 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
         help="JSON files of `machete bench`, bench/e2e.py and peers, or folders of them; the newest of a suite counts",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where to; default: here")
+    parser.add_argument("--steps", action="store_true", help="chains alone, over M in equal steps")
     parser.set_defaults(run=_plot)
 
 
@@ -68,7 +69,7 @@ def _plot(options: argparse.Namespace) -> None:
         from machete.plot import draw
     except ModuleNotFoundError as error:
         raise ImportError(f"plots need {error.name}; pip install 'machete-kernels[plot]'") from None
-    for path in draw(options.results, options.output):
+    for path in draw(options.results, options.output, steps=options.steps):
         print(f"wrote {path} and {path.with_suffix('.png').name}")
 
 

@@ -1,7 +1,8 @@
 """Draws recorded measurements: microseconds and speed-up over cuBLAS, over M, rooflines, whole models.
 
-Of every suite among the results: <suite>-chain, <suite>-linears and <suite>-roofline; of a whole model, end-to-end;
-as PNG and SVG. A run with --overlap is drawn beside the one without, peers beside results of the same card.
+Of every suite among the results: <suite>-chain, <suite>-linears and <suite>-roofline, or <suite>-steps alone; of a whole
+model, end-to-end; as PNG and SVG. A run with --overlap is drawn beside the one without, peers beside results of the
+same card.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MultipleLocator, NullLocator
 
 from machete.results import Line, Record, Suite, read, select
 
@@ -53,24 +54,31 @@ STYLE = {
 }
 
 
-def draw(paths: Sequence[Path], folder: Path) -> list[Path]:
+def draw(paths: Sequence[Path], folder: Path, *, steps: bool = False) -> list[Path]:
     """Draws the newest results in these files and folders into `folder`: the SVG files, each with a PNG beside it.
 
+    `steps`: of each suite its chain alone, over M in equal steps instead of powers of two.
     OSError, ValueError: a file that cannot be read, or is no such result; nothing to draw.
     """
     results = read(paths)
     drawn: list[Path] = []
     with plt.rc_context(STYLE):
         for suite in results.suites:
+            if steps:
+                drawn += _draw_chain(suite, folder, steps=True)
+                continue
             drawn += _draw_chain(suite, folder) + _draw_linears(suite, folder) + _draw_roofline(suite, folder)
-        if results.model:
+        if results.model and not steps:
             drawn += _draw_model(results.model, folder)
     if not drawn:
         raise ValueError(f"no results to draw in {', '.join(map(str, paths))}; `machete bench --json FILE` makes some")
     return drawn
 
 
-def _m_axis(axes: Axes, ms: set[int]) -> None:
+def _m_axis(axes: Axes, ms: set[int], steps: bool) -> None:
+    if steps:
+        axes.xaxis.set_major_locator(MultipleLocator(64))
+        return
     axes.set_xscale("log", base=2)
     shown = [m for i, m in enumerate(sorted(ms)) if len(ms) <= 8 or i % 2 == 0]
     axes.xaxis.set_major_locator(FixedLocator(shown))
@@ -78,7 +86,7 @@ def _m_axis(axes: Axes, ms: set[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: f"{m:.0f}"))
 
 
-def _time(axes: Axes, ours: Lines, peers: Peers) -> None:
+def _time(axes: Axes, ours: Lines, peers: Peers, steps: bool = False) -> None:
     for label, colour, marker, line in peers:
         axes.plot(line.ms, line.us, color=colour, marker=marker, linewidth=0.9, alpha=0.85, label=label)
     for i, (kind, line) in enumerate(ours.items()):
@@ -90,14 +98,17 @@ def _time(axes: Axes, ours: Lines, peers: Peers) -> None:
             floor = [us or float("nan") for us in line.floor]
             axes.plot(line.ms, floor, color=FLOOR_COLOUR, linestyle="--", linewidth=1.2, label="memory floor")
         axes.plot(line.ms, line.us, color=colour, marker=marker, label=label, zorder=3)
-    axes.set_yscale("log", base=10)
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda us, _: f"{us:g}"))
-    _m_axis(axes, {m for line in ours.values() for m in line.ms})
+    if steps:
+        axes.set_ylim(bottom=0)
+    else:
+        axes.set_yscale("log", base=10)
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda us, _: f"{us:g}"))
+    _m_axis(axes, {m for line in ours.values() for m in line.ms}, steps)
 
 
-def _ratio(axes: Axes, ours: Lines, peers: Peers) -> None:
+def _ratio(axes: Axes, ours: Lines, peers: Peers, steps: bool = False) -> None:
     axes.axhline(1, color=CUBLAS_COLOUR, linewidth=1.1)
     for _, colour, marker, line in peers:
         axes.plot(*line.ratio(), color=colour, marker=marker, linewidth=0.9, alpha=0.85)
@@ -106,7 +117,7 @@ def _ratio(axes: Axes, ours: Lines, peers: Peers) -> None:
         axes.plot(*line.ratio(), color=colour, marker=marker, zorder=3)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}×"))
-    _m_axis(axes, {m for line in ours.values() for m in line.ms})
+    _m_axis(axes, {m for line in ours.values() for m in line.ms}, steps)
 
 
 def _lines(records: Iterable[Record], suite: Suite, key: str, name: str | None = None) -> tuple[Lines, Peers]:
@@ -177,19 +188,19 @@ def _write(figure: Figure, output: Path) -> list[Path]:
     return [svg]
 
 
-def _draw_chain(suite: Suite, folder: Path) -> list[Path]:
+def _draw_chain(suite: Suite, folder: Path, *, steps: bool = False) -> list[Path]:
     ours, theirs = _lines(suite.chains, suite, "chains")
     if not ours:
         return []
     figure, (time_axes, ratio_axes) = plt.subplots(1, 2, figsize=(9.6, 4.3))
-    _time(time_axes, ours, theirs)
+    _time(time_axes, ours, theirs, steps)
     time_axes.set_title("µs for all linears")
-    _ratio(ratio_axes, ours, theirs)
+    _ratio(ratio_axes, ours, theirs, steps)
     ratio_axes.set_title("speed-up over cuBLAS with 16-bit weights")
     for axes in (time_axes, ratio_axes):
         axes.set_xlabel("M, tokens")
     subject = "the linears of a decoder layer in turn" if suite.name in TITLES else "the linears in turn"
-    return _save(figure, [time_axes], suite, subject, folder / f"{suite.name}-chain")
+    return _save(figure, [time_axes], suite, subject, folder / f"{suite.name}-{'steps' if steps else 'chain'}")
 
 
 def _draw_linears(suite: Suite, folder: Path) -> list[Path]:

@@ -29,6 +29,13 @@ def test_draws_curves_rooflines_and_bars(tmp_path, capsys):
     assert (tmp_path / "plots/end-to-end.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_draws_chains_over_equal_steps(tmp_path):
+    main(["plot", "--steps", str(RESULTS / "between"), "-o", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"llama8b-steps.svg", "llama8b-steps.png"}
+    drawn = (tmp_path / "llama8b-steps.svg").read_text()
+    assert ">256<" in drawn and ">320<" in drawn  # ticks, every 64 tokens
+
+
 def test_the_plots_of_the_readme_are_of_the_newest_results():
     """That each of the recorded suites has plots, which name the run that they show."""
     results = read([RESULTS, RESULTS / "e2e", BENCH / "peers"])
