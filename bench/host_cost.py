@@ -30,7 +30,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     x = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
     out, none = torch.empty_like(x), x[:0]
     types = ("u4b8", "bf16", SIZE)
-    options = ("", False, False, False)
+    options = ("", False, False, False, "", False)
     op, plans = torch.ops.machete.linear, native.plans_of(SIZE, SIZE, *types, *options)
     call, empty = weight._product.call, getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
     idle = torch.nn.Identity()
