@@ -17,15 +17,15 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
 from machete._native import DTYPES, native
-from machete.gradient import gradient_of
 from machete.product import check, check_codes, check_out, columns_of, name_of_codes, product_of
 from machete.tokens import empty_tokens, quantize
 from machete.watch import is_unwatched
 
 _KIND = "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size"
 _OPTIONS = 'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
-_LINEAR = f"(Tensor x, {_KIND}, *, {_OPTIONS}"
-_LINEAR_8BIT = f"(Tensor codes, Tensor token_scale, {_KIND}, *, {_OPTIONS}, bool fast_accumulation=False"
+_FAST = "bool fast_accumulation=False"
+_LINEAR = f'(Tensor x, {_KIND}, *, {_OPTIONS}, str activations="", {_FAST}'
+_LINEAR_8BIT = f"(Tensor codes, Tensor token_scale, {_KIND}, *, {_OPTIONS}, {_FAST}"
 _library = torch.library.Library("machete", "DEF")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(f"linear{_LINEAR}) -> Tensor", tags=_tags)
@@ -44,8 +44,10 @@ def _linear(
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
+    activations: str = "",
+    fast_accumulation: bool = False,
 ) -> Tensor:
-    return product_of(*kind, schedule, overlap, batch_invariant, swiglu, "", False).of(x, packed)
+    return product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed)
 
 
 def _linear_out(
@@ -56,9 +58,11 @@ def _linear_out(
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
+    activations: str = "",
+    fast_accumulation: bool = False,
     out: Tensor,
 ) -> None:
-    product_of(*kind, schedule, overlap, batch_invariant, swiglu, "", False).of(x, packed, out)
+    product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed, out)
 
 
 def _linear_fake(
@@ -94,15 +98,21 @@ def _linear_out_fake(
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
     x, packed, n, k, *_ = inputs
-    swiglu = keyword_only_inputs["swiglu"]
-    ctx.save_for_backward(packed, *((x,) if swiglu else ()))  # the product alone needs x no more
-    ctx.sizes = (n, k)
+    ctx.swiglu = keyword_only_inputs["swiglu"]
+    ctx.save_for_backward(packed, *((x,) if ctx.swiglu else ()))  # the product alone needs x no more
+    ctx.shape = (n, k, x.dtype)
 
 
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     packed, *saved = ctx.saved_tensors
-    found = gradient_of(gradient, packed, ctx.sizes, saved[0] if saved else None)
-    return found, None, None, None, None, None, None
+    weight = torch.ops.machete.dequantize(packed, *ctx.shape)  # [N, K]
+    if ctx.swiglu:
+        (x,) = saved
+        gate, up = (x @ weight.T).chunk(2, dim=-1)
+        sigmoid = torch.sigmoid(gate)
+        by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
+        gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
+    return gradient @ weight, None, None, None, None, None, None
 
 
 def _linear_8bit(

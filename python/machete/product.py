@@ -1,7 +1,7 @@
 """The product itself: the library's function, and the way to it past torch's dispatcher."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 from machete._native import CODE_DTYPES, CODES, DTYPES, call_of, native
-from machete.gradient import StraightThrough
 from machete.tokens import check_rows, quantize
 from machete.watch import dispatch_modes, function_modes, is_unwatched, traces
 
 # Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu, what activations are
 # quantised to or "", fast_accumulation.
 How = tuple[int, int, str, str, int, str, bool, bool, bool, str, bool]
+_OPTIONS = ("schedule", "overlap", "batch_invariant", "swiglu", "activations", "fast_accumulation")
 
 _compiled: Any = torch._C._dynamo.guards
 
@@ -120,43 +120,29 @@ def way_of_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, o
     plain = is_unwatched(codes, packed) and is_unwatched(token_scale, packed)
     if plain and (out is None or type(out) is Tensor):
         return product_of(*how).of_codes(codes, token_scale, packed, out)
-    return dispatch_codes(codes, token_scale, packed, how, out)
+    return _dispatch_codes(codes, token_scale, packed, how, out)
 
 
-def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
-    *sizes_and_types, schedule, overlap, batch_invariant, swiglu, activations, _ = how
-    if activations:
-        if x.requires_grad and torch.is_grad_enabled():
-            n, k, *_ = how
-            return StraightThrough.apply(functools.partial(dispatch, how=how), x, packed, n, k, swiglu)
-        _, k, _, scale_type, *_ = how
-        check(x, packed, k, scale_type)
-        codes, token_scale = torch.ops.machete.quantize_tokens(x, CODE_DTYPES[activations], overlap=overlap)
-        return dispatch_codes(codes, token_scale, packed, how, out)
-    options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant, "swiglu": swiglu}
+def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
+    kind, options = _said(how)
     if out is None:
-        return torch.ops.machete.linear.default(x, packed, *sizes_and_types, **options)
-    torch.ops.machete.linear.out(x, packed, *sizes_and_types, **options, out=out)
+        return torch.ops.machete.linear.default(x, packed, *kind, **options)
+    torch.ops.machete.linear.out(x, packed, *kind, **options, out=out)
     return out
 
 
-def dispatch_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
-    n, _, _, scale_type, _, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation = how
-    check_codes(codes, token_scale, packed, how[1], activations)
+def _dispatch_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
+    kind, options = _said(how)
+    check_codes(codes, token_scale, packed, how[1], options.pop("activations"))
     if out is not None:
-        check_out(codes, out, columns_of(n, swiglu), DTYPES[scale_type])
-    result = torch.ops.machete.linear_8bit(
-        codes,
-        token_scale,
-        packed,
-        *how[:5],
-        schedule=schedule,
-        overlap=overlap,
-        batch_invariant=batch_invariant,
-        swiglu=swiglu,
-        fast_accumulation=fast_accumulation,
-    )
+        check_out(codes, out, columns_of(how[0], options["swiglu"]), DTYPES[how[3]])
+    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, **options)
     return result if out is None else out.copy_(result)
+
+
+def _said(how: How) -> tuple[Sequence[Any], dict[str, Any]]:
+    """What operators are told by position, and by name."""
+    return how[:5], dict(zip(_OPTIONS, how[5:], strict=True))
 
 
 def columns_of(n: int, swiglu: bool) -> int:
