@@ -191,7 +191,11 @@ class Quantizer(HfQuantizer):
                 continue
             layer: Any = model.get_submodule(name)
             bias = layer.bias is not None or f"{entry.name}.bias" in names
-            model.set_submodule(name, self._empty(layer, entry.weight_type, entry.group_size, bias))
+            try:
+                empty = self._empty(layer, entry.weight_type, entry.group_size, bias)
+            except NotImplementedError as error:  # activations that its type does not meet
+                raise NotImplementedError(f"{entry.name} ({entry.format}): {error}") from None
+            model.set_submodule(name, empty)
             self._formats[name] = entry.format
         kinds = Counter((entry.weight_type, entry.group_size) for entry in found)
         (weight, group_size), _ = kinds.most_common(1)[0]
