@@ -1,9 +1,10 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
-    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2]
+    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2];
+        with activations "e4m3" or "s8" x is quantised on the way
     linear.out(..., out) -> ()
     quantize_tokens(x [..., K], dtype) -> codes [..., K], token_scale [...]
-    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, scale_type, group_size) -> as linear's
+    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, scale_type, group_size) -> as linear
     dequantize(packed, n, k, dtype) -> [N, K]
 
 They take what the header of a packed weight says as arguments, since the header may lie on a GPU, and tracing must know
