@@ -59,7 +59,7 @@ Kind kind_of(std::int64_t n, std::int64_t k, const String& weight_type, const St
   kind.k = k;
   kind.group_size = group_size;
   kind.scale_type = value_of(parse_data_type(view(scale_type)));
-  kind.a_type = activations.size() == 0 ? kind.scale_type : value_of(parse_data_type(view(activations)));
+  kind.a_type = activations.empty() ? kind.scale_type : value_of(parse_data_type(view(activations)));
   kind.w_type = value_of(parse_weight_type(view(weight_type)));
   kind.overlap = overlap;
   kind.batch_invariant = batch_invariant;

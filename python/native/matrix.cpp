@@ -1,7 +1,6 @@
 #include "native/matrix.h"
 
 namespace machete::python {
-
 namespace {
 
 bool is_aligned(const TensorView& tensor) {

@@ -76,6 +76,14 @@ def test_within_the_bound(weight_type, activations, group_size):
             machete.linear(tokens(3, 320), packed, activations=activations)
 
 
+@pytest.mark.parametrize("weight_type", ["u4b8", "e4m3"])
+def test_fast_accumulation_reaches_the_kernel(weight_type):
+    _, packed = weights(weight_type, 512, 8192, -1)
+    x = tokens(512, 8192)
+    found = [machete.linear(x, packed, activations="e4m3", fast_accumulation=fast).double() for fast in (False, True)]
+    assert 0 < (found[0] - found[1]).norm() < 0.01 * found[0].norm()
+
+
 def test_what_no_kernel_serves_is_refused():
     _, half = weights(dtype=torch.float16)
     with pytest.raises(
