@@ -157,10 +157,11 @@ class Linear(nn.Module):
         """A layer that another tool has quantised, from its tensors, without loss.
 
         `tensors` are named as in the checkpoint, without the layer's name: qweight, qzeros, scales and perhaps g_idx of
-        GPTQ and AWQ; weight_packed, weight_scale, weight_shape, ... of compressed-tensors; and perhaps bias. What they
-        do not show is said by `format`: "gptq_v2" or "awq" (docs/formats.md). `dtype`: of the activations, by default
-        that of the scales; scales that it cannot hold are refused, or with `round_scales` rounded. ValueError: tensors
-        that contradict each other; NotImplementedError: what there is no weight type for.
+        GPTQ and AWQ; weight_packed, weight_scale, weight_shape, ... of compressed-tensors; weight_scale_inv of fp8; and
+        perhaps bias. What they do not show is said by `format`: "gptq_v2" or "awq" (docs/formats.md). `dtype`: of the
+        activations, by default that of the scales; scales that it cannot hold are refused, or with `round_scales`
+        rounded. `activations`: "e4m3" or "s8" where they are to be quantised. ValueError: tensors that contradict each
+        other; NotImplementedError: what there is no weight type for, or what the type does not meet.
         """
         weight = read_layer(tensors, format)
         device = next(iter(tensors.values())).device if device is None else device

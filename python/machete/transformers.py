@@ -182,7 +182,7 @@ class Quantizer(HfQuantizer):
         found = find_layers(files)
         if not found:
             raise ValueError(
-                f"{files[0]}: holds no layer of GPTQ, AWQ or compressed-tensors; load it without machete.Config"
+                f"{files[0]}: holds no layer of GPTQ, AWQ, compressed-tensors or fp8; load it without machete.Config"
             )
         names = {name for file in files for name in _tensor_names(file)}
         for entry in found:
@@ -339,7 +339,7 @@ def _find_in_model(model: Any, entry: FoundLayer) -> str | None:
                 f"{entry.name} ({entry.format}) is a linear layer [{entry.n}, {entry.k}], in the model {module}; load "
                 "the checkpoint with the model it was made of"
             )
-        if entry.format == "int-quantized" and name != entry.name:
+        if "weight" in SUFFIXES[entry.format] and name != entry.name:
             break  # its `weight` is called as all others are, and would not find the way
         return name
     if any(re.search(pattern, entry.parts[0]) for pattern in model._keys_to_ignore_on_load_unexpected or ()):
