@@ -93,9 +93,9 @@ class Linear(nn.Module):
         self.dtype = dtype  # of activations, scales, bias and output
         self.swiglu = swiglu  # the weight is [gate; up], 2 out_features rows, and the output silu(gate) * up
         self.activations = activations  # what x is quantised to: "e4m3", "s8"; None: it stays as it is
-        kind = (weight, name_of("dtype", dtype), group_size, swiglu, bits_of(self.activations))
+        kind = (weight, name_of("dtype", dtype), group_size, swiglu, bits_of(activations))
         size = native.packed_bytes(self._rows(), in_features, *kind)
-        activations_of(weight, bits_of(self.activations), activations)  # refuses what does not meet
+        activations_of(weight, bits_of(activations), activations)  # refuses what does not meet
         self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
@@ -113,11 +113,15 @@ class Linear(nn.Module):
         search: bool = True,
         activations: str | None = None,
     ) -> "Linear":
-        """Quantises a layer; on its device, for activations of `dtype` (by default the layer's)."""
-        dtype = layer.weight.dtype if dtype is None else dtype
+        """Quantises a layer; on its device, for activations of `dtype` (by default the layer's).
+
+        `activations`, "e4m3" or "s8": what those are quantised to in turn.
+        """
+        dtype, bits = layer.weight.dtype if dtype is None else dtype, bits_of(activations)
         name_of("dtype", dtype)  # refuse it before the work, not after
+        activations_of(weight, bits, activations)
         quantized = quantize(layer.weight, weight, group_size, dtype=dtype, search=search)
-        packed = prepack(quantized, device=layer.weight.device, activation_bits=bits_of(activations))
+        packed = prepack(quantized, device=layer.weight.device, activation_bits=bits)
         return cls.from_packed(packed, layer.bias, activations)
 
     @classmethod

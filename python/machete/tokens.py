@@ -66,10 +66,15 @@ def activations_of(weight_type: str, activation_bits: int, given: str | None = N
             )
         return ""
     met = [activations for weight, activations in MEETS if weight == weight_type]
+    if not met:
+        raise NotImplementedError(
+            f"{weight_type} weights meet no 8-bit activations; leave activations out, or quantise to another type"
+        )
     if given is None and len(met) > 1:
         raise ValueError(f"{weight_type} weights meet activations of {' and '.join(met)}; say which: activations=")
     if given is not None and given not in met:
         raise NotImplementedError(
-            f"activations={given!r} with {weight_type} weights is not served: those meet {' and '.join(met)}"
+            f"activations={given!r} with {weight_type} weights is not served: those meet {' and '.join(met)}; take "
+            "one of these, or quantise to another type"
         )
     return met[0] if given is None else given

@@ -81,6 +81,8 @@ def test_a_layer_takes_what_its_activations_meet():
     four = machete.prepack(machete.quantize(torch.randn(48, 80), group_size=16), activation_bits=8)
     with pytest.raises(ValueError, match="u4b8 weights meet activations of s8 and e4m3; say which"):
         machete.Linear.from_packed(four)
+    with pytest.raises(NotImplementedError, match="u4 weights meet no 8-bit activations; leave activations out"):
+        machete.Linear.from_float(nn.Linear(80, 48).bfloat16(), weight="u4", activations="s8")
     for options, error, text in (
         ({"weight": "u4"}, NotImplementedError, "u4 weights meet no 8-bit activations"),
         (
