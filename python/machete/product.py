@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
 from machete._native import CODE_DTYPES, CODES, DTYPES, call_of, native
-from machete.tokens import check_rows, quantize
+from machete.tokens import check_rows
 from machete.watch import dispatch_modes, function_modes, is_unwatched, traces
 
 # Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu, what activations are
@@ -37,16 +37,16 @@ _asked = (
 class Product:
     """The products with weights of one kind under one set of options. `product_of` has them.
 
-    `call(x, packed[, out])` is the short way, for 16-bit activations of native/call.cpp: the product, or None where
-    something watches or the library does not do it as things lie.
+    `call(x, packed[, out])` is the short way, of native/call.cpp: the product, or None where something watches or the
+    library does not do it as things lie.
     """
 
     def __init__(self, how: How) -> None:
-        n, _, _, scale_type, *_, swiglu, activations, _ = how
+        n, _, _, scale_type, *_, swiglu, _, _ = how
         self._how = how
         self._plans = native.plans_of(*how)
         self._columns = columns_of(n, swiglu)
-        self.call = self._call_quantised if activations else call_of(self._plans, DTYPES[scale_type], _asked)
+        self.call = call_of(self._plans, DTYPES[scale_type], _asked)
 
     def __reduce__(self) -> tuple[Any, How]:
         return product_of, self._how
@@ -58,10 +58,8 @@ class Product:
 
     def carefully(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
         """What the library does not do as things lie is refused in torch's words, or done by copying."""
-        _, k, _, scale_type, _, _, overlap, *_, activations, _ = self._how
+        _, k, _, scale_type, *_ = self._how
         check(x, packed, k, scale_type)
-        if activations:
-            return self.of_codes(*quantize(x, CODE_DTYPES[activations], overlap), packed, out)
 
         def run(result: Tensor) -> None:
             if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
@@ -80,11 +78,6 @@ class Product:
                 native.linear_of_codes(self._plans, *copies, packed, result)
 
         return self._written(run, codes, out)
-
-    def _call_quantised(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor | None:
-        if is_unwatched(x, packed) and (out is None or type(out) is Tensor):
-            return self.carefully(x, packed, out)
-        return None
 
     def _written(self, run: Callable[[Tensor], None], x: Tensor, out: Tensor | None) -> Tensor:
         """`out`, or a new output for the rows of x, with what `run` writes."""

@@ -22,8 +22,10 @@
 #include <unordered_map>
 #include <utility>
 
+#include "api/memory.h"
 #include "api/placed.h"
 #include "machete/linear.h"
+#include "machete/tokens.h"
 #include "machete/version.h"
 #include "native/matrix.h"
 #include "native/packed.h"
@@ -82,6 +84,16 @@ Problem problem_of(const Kind& kind, std::int64_t m) {
   problem.epilogue.token_scale = kind.quantised();
   if (kind.swiglu) problem.epilogue.activation = Activation::kSwiglu;
   return problem;
+}
+
+TokenQuantization tokens_of(const Kind& kind, const Matrix& x) {
+  TokenQuantization what;
+  what.m = x.rows;
+  what.k = x.columns;
+  what.a_type = kind.scale_type;
+  what.code_type = kind.a_type;
+  what.lda = x.stride;
+  return what;
 }
 
 PlanOptions options_of(const Kind& kind, Device device) {
@@ -166,6 +178,8 @@ namespace {
 
 bool same(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
 
+std::uint64_t size(std::int64_t count) { return static_cast<std::uint64_t>(count); }
+
 // Raises unless the tensors fit the kind and each other.
 void check_operands(const Kind& kind, const Operands& operands) {
   const auto& [x, packed, out, token_scale] = operands;
@@ -181,7 +195,7 @@ void check_operands(const Kind& kind, const Operands& operands) {
             fmt::format("{} of {} must have {} columns; reshape it", name, describe(tensor), columns));
     }
   };
-  check_matrix("x", x, kind.a_type, kind.k);
+  check_matrix("x", x, token_scale == nullptr ? kind.scale_type : kind.a_type, kind.k);
   check_matrix("out", out, kind.scale_type, kind.columns());
   const auto has_rows_of_x = [&x = x](const TensorView& tensor, int dimensions) {
     return tensor.ndim() == dimensions && std::equal(x.shape().begin(), x.shape().end() - 1, tensor.shape().begin());
@@ -251,7 +265,8 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
   }
   if (!a || (token_scale != nullptr && !lies_in_line(*token_scale))) return false;
 
-  PlanKey key = {a->rows, a->stride, d->stride, device_of(packed), false};
+  const bool quantises = plans.kind().quantised() && token_scale == nullptr;
+  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride, device_of(packed), false};
   const bool on_gpu = key.device.backend == Backend::kCuda;
   std::shared_ptr<const Planned> planned = plans.get(key);
   // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
@@ -261,14 +276,24 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
   }
   const Plan& plan = planned->plan;
   const PackedWeight weight = borrow(packed, planned->header);
-  const auto bytes = static_cast<std::int64_t>(plan.workspace_size());
+  // What the plan needs, then codes and scales of tokens that are quantised here.
+  const std::uint64_t codes_at = memory::padded(plan.workspace_size());
+  const std::uint64_t scales_at = codes_at + (quantises ? memory::padded(size(a->rows * a->columns)) : 0);
+  const auto bytes = static_cast<std::int64_t>(scales_at + (quantises ? size(a->rows) * sizeof(float) : 0));
   const Tensor workspace = bytes > 0 ? workspace_of(bytes, where, torch) : Tensor();
+  auto* const base = bytes > 0 ? static_cast<std::byte*>(workspace.data_ptr()) : nullptr;
   const Stream stream = on_gpu ? stream_of(where, torch) : Stream();
   Arguments arguments = {x.data_ptr(), &weight, out.data_ptr()};
   if (token_scale != nullptr) arguments.token_scale = static_cast<const float*>(token_scale->data_ptr());
+  if (quantises && a->rows > 0) {
+    auto* const scales = reinterpret_cast<float*>(base + scales_at);
+    check(machete::quantize_tokens(tokens_of(plans.kind(), *a), x.data_ptr(), base + codes_at, scales,
+                                   {key.device, plans.kind().overlap}, stream));
+    arguments.a = base + codes_at;
+    arguments.token_scale = scales;
+  }
   // Each tensor has said already where it lies.
-  check(
-      internal::run_placed(plan, arguments, bytes > 0 ? workspace.data_ptr() : nullptr, plan.workspace_size(), stream));
+  check(internal::run_placed(plan, arguments, base, plan.workspace_size(), stream));
   return true;
 }
 

@@ -15,10 +15,10 @@ class PlanCache;
 std::int64_t columns_of(const PlanCache& plans);
 
 struct Operands {
-  const TensorView& x;  // [..., K]
+  const TensorView& x;  // [..., K]; of kinds with 8-bit activations either codes, or quantised here
   const TensorView& packed;
   const TensorView& out;                    // [..., N], with swiglu [..., N / 2]
-  const TensorView* token_scale = nullptr;  // [...], of activations of 8 bits alone
+  const TensorView* token_scale = nullptr;  // [...], of codes
 };
 
 /// One product. False: x or its scales have to be copied before, or lie elsewhere than out; nothing was done. The

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 import machete
 from machete import PackedWeight
 from machete._native import NAMES
+from machete.product import product_of
 from reference import CODES, MEETS, WEIGHT_TYPES, check, dequantize
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -57,6 +58,21 @@ def test_integers_are_exact(weight_type):
     exact = codes.double() @ dequantize(quantized).T * scale.double().unsqueeze(-1)
     packed = machete.prepack(quantized, activation_bits=8)
     assert torch.equal(machete.linear(codes, packed, token_scale=scale), exact.bfloat16())
+
+
+def test_the_short_way_quantises_too():
+    _, packed = weights()
+    x = torch.randn(2, 3, 80, dtype=torch.bfloat16)
+    expected = machete.linear(x, packed, activations="s8")
+    call = product_of(*packed.how(activations="s8")).call
+    out = torch.empty_like(expected)
+    assert torch.equal(call(x, packed.data), expected)
+    assert call(x, packed.data, out) is out and torch.equal(out, expected)
+    assert call(x[:0], packed.data).shape == (0, 3, 48)
+    assert call(x.transpose(0, 1), packed.data) is None  # it has to be copied
+    with torch.autograd.forward_ad.dual_level():
+        assert call(x, packed.data) is None
+    assert call(machete.quantize_tokens(x, torch.int8)[0], packed.data) is None
 
 
 def test_types_that_meet_one_alone_need_not_say_it():
