@@ -27,16 +27,19 @@ BATCH, BATCHES = 200, 200
 def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     weight = machete.prepack(machete.quantize(torch.randn(SIZE, SIZE), group_size=SIZE), device=device)
     layer = machete.Linear.from_packed(weight)
+    narrow = machete.prepack(machete.quantize(torch.randn(SIZE, SIZE), group_size=-1), device=device, activation_bits=8)
+    quantising = machete.Linear.from_packed(narrow, activations="s8")
     x = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
     out, none = torch.empty_like(x), x[:0]
     types = ("u4b8", "bf16", SIZE)
-    options = ("", False, False, False)
+    options = ("", False, False, False, "", False)
     op, plans = torch.ops.machete.linear, native.plans_of(SIZE, SIZE, *types, *options)
     call, empty = weight._product.call, getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
     idle = torch.nn.Identity()
     calls = {
         "Linear(x)": lambda: layer(x),
         "Linear of no tokens": lambda: layer(none),
+        "Linear(x), activations to s8": lambda: quantising(x),
         "linear(x, weight)": lambda: machete.linear(x, weight),
         "linear(x, weight, out=out)": lambda: machete.linear(x, weight, out=out),
         "linear of no tokens": lambda: machete.linear(none, weight),

@@ -9,6 +9,7 @@ from machete.fuse import fuse_model
 from machete.linear import Linear, linear
 from machete.model import quantize_model
 from machete.schedule import Schedule, list_schedules
+from machete.tokens import quantize_tokens
 from machete.weight import PackedWeight, QuantizedWeight, prepack, quantize
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "quantize",
     "quantize_calibrated",
     "quantize_model",
+    "quantize_tokens",
 ]
 __version__: str = native.version()
 

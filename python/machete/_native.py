@@ -21,9 +21,14 @@ call_of: Any = ctypes.PyDLL(str(_path)).machete_call_of
 call_of.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.py_object)
 call_of.restype = ctypes.py_object
 
-# The library's names of the types that activations and scales have.
+# The library's names of the types that activations, scales and outputs have,
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
+# of those that activations are quantised to,
+CODES = {torch.int8: "s8", torch.float8_e4m3fn: "e4m3"}
+CODE_DTYPES = {name: dtype for dtype, name in CODES.items()}
+# and pairs of a weight type and such activations that it meets.
+MEETS = [(str(weight_type), str(activations)) for weight_type, activations in native.activations()]
 
 
 def name_of(what: str, dtype: torch.dtype) -> str:

@@ -1,4 +1,4 @@
-"""Layers as other tools have quantised them: GPTQ, AWQ, compressed-tensors.
+"""Layers as other tools have quantised them: GPTQ, AWQ, compressed-tensors, blocks of fp8.
 
 The formats' details are in C++ (src/formats, docs/formats.md) and nowhere else; here are tensors and names.
 """
@@ -22,6 +22,8 @@ SUFFIXES = {
     "awq": _GPTQ,
     "pack-quantized": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"),
     "int-quantized": ("weight", "weight_scale", "weight_zero_point", "weight_g_idx"),
+    "float-quantized": ("weight", "weight_scale"),
+    "fp8": ("weight", "weight_scale_inv"),
 }
 _ALL = sorted({suffix for suffixes in SUFFIXES.values() for suffix in suffixes})
 
@@ -31,7 +33,7 @@ class FoundLayer:
     """A quantised layer of a checkpoint, without its elements."""
 
     name: str
-    format: str  # "gptq", "gptq_v2", "awq", "pack-quantized", "int-quantized", ...
+    format: str  # "gptq", "gptq_v2", "awq", "pack-quantized", "int-quantized", "float-quantized", "fp8", ...
     weight_type: str  # "" where there is an obstacle
     n: int
     k: int

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from machete.linear import Linear
+from machete.tokens import bits_of
 from machete.weight import QuantizedWeight, prepack
 
 _QKV = ("q_proj", "k_proj", "v_proj")
@@ -23,8 +24,8 @@ def fuse_model(model: nn.Module) -> nn.Module:
     """Fuses what can be in a quantised model, in place, and returns it.
 
     Attention modules with q_proj, k_proj and v_proj, and MLPs that compute down_proj(silu(gate_proj(x)) * up_proj(x)),
-    if those are `machete.Linear`s of one weight type, group size, dtype and device. Others stay as they are. The codes
-    do not change; results differ from the unfused model's by the order of roundings in SwiGLU alone.
+    if those are `machete.Linear`s of one weight type, group size, dtype, device and activations. Others stay as they
+    are. The codes do not change; results differ from the unfused model's by the order of roundings in SwiGLU alone.
     """
     for module in list(model.modules()):
         if _has(module, _QKV) and hasattr(module, "o_proj"):
@@ -65,7 +66,7 @@ def _concatenate(layers: Sequence[Linear]) -> QuantizedWeight | None:
     """Their weights, one below the other; None where they are not of one kind."""
     first = layers[0]
     for layer in layers[1:]:
-        same = ("weight_type", "group_size", "dtype", "in_features", "swiglu")
+        same = ("weight_type", "group_size", "dtype", "in_features", "swiglu", "activations")
         if any(getattr(layer, name) != getattr(first, name) for name in same):
             return None
         if layer.packed_weight.device != first.packed_weight.device or (layer.bias is None) != (first.bias is None):
@@ -96,9 +97,11 @@ def _dtype(tensor: Tensor | None) -> torch.dtype | None:
 
 
 def _join(layers: Sequence[Linear], weight: QuantizedWeight, swiglu: bool) -> Linear:
-    packed = prepack(weight, device=layers[0].packed_weight.device, swiglu=swiglu)
-    biases = [layer.bias for layer in layers if layer.bias is not None]
-    return Linear.from_packed(packed, torch.cat([bias.detach() for bias in biases]) if biases else None)
+    first = layers[0]
+    bits = bits_of(first.activations)
+    packed = prepack(weight, device=first.packed_weight.device, swiglu=swiglu, activation_bits=bits)
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    return Linear.from_packed(packed, torch.cat(biases) if biases else None, first.activations)
 
 
 def _empty(layers: Sequence[Linear], swiglu: bool) -> Linear:
@@ -112,6 +115,7 @@ def _empty(layers: Sequence[Linear], swiglu: bool) -> Linear:
         dtype=first.dtype,
         device="meta",
         swiglu=swiglu,
+        activations=first.activations,
     )
 
 

@@ -11,7 +11,8 @@ from torch.compiler import is_dynamo_compiling as is_compiling
 import machete.ops  # noqa: F401  # registers what `long_way` calls
 from machete._native import NAMES, name_of, native
 from machete.checkpoint import read_layer, write_layer
-from machete.product import How, Product, long_way, product_of
+from machete.product import How, Product, long_way, name_of_codes, product_of, way_of_codes
+from machete.tokens import activations_of, bits_of
 from machete.weight import PackedWeight, aligned, prepack, quantize
 
 
@@ -21,27 +22,41 @@ def linear(
     bias: Tensor | None = None,
     *,
     out: Tensor | None = None,
+    activations: str | None = None,
+    token_scale: Tensor | None = None,
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
+    fast_accumulation: bool = False,
 ) -> Tensor:
-    """x [..., K] times the weight, transposed, plus bias [N]: [..., N] of x's dtype.
+    """x [..., K] times the weight, transposed, plus bias [N]: [..., N] of the weight's dtype.
 
     As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x has the dtype the
     weight was packed for and lies on its device. The bias is added to the rounded product. Gradients flow to x and to
-    the bias. `schedule` forces one (`list_schedules` names them); `overlap` and `batch_invariant` are the options of
-    the C++ plan. ValueError: shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
+    the bias. `schedule` forces one (`list_schedules` names them); `overlap`, `batch_invariant` and `fast_accumulation`
+    (of e4m3 activations) are the options of the C++ library. ValueError: shapes, dtypes or devices that do not fit;
+    NotImplementedError: what no kernel serves.
+
+    Where the weight was packed for 8-bit activations, x is quantised first (`quantize_tokens`) to `activations`, "e4m3"
+    or "s8", which may be left out where the weight's type meets but one; gradients flow to x as if it were not. Or x
+    holds codes already, float8_e4m3fn or int8, with `token_scale` [...], float32: then there are no gradients.
     """
     if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
     data, result = weight.data, None
-    if not is_compiling():
-        product = weight._product
-        if schedule or overlap or batch_invariant:
-            product = product_of(*weight.how(schedule, overlap, batch_invariant))
+    if token_scale is not None:
+        codes = name_of_codes(x.dtype) if activations is None else activations
+        how = weight.how(schedule, overlap, batch_invariant, codes, fast_accumulation)
+        result = way_of_codes(x, token_scale, data, how, out)
+    elif not is_compiling():
+        if schedule or overlap or batch_invariant or activations or fast_accumulation:
+            how = weight.how(schedule, overlap, batch_invariant, activations, fast_accumulation)
+            product = product_of(*how)
+        else:
+            product = weight._product
         result = product.call(x, data) if out is None else product.call(x, data, out)
     if result is None:
-        result = long_way(x, data, weight.how(schedule, overlap, batch_invariant), out)
+        result = long_way(x, data, weight.how(schedule, overlap, batch_invariant, activations, fast_accumulation), out)
     return result if bias is None else result.add_(bias)
 
 
@@ -50,7 +65,7 @@ class Linear(nn.Module):
 
     Its state is the buffer `packed_weight`, uint8 [128 + payload] with a header that loading checks, and the parameter
     `bias` [out_features]. A new layer has no weight yet: load a state dict, or make the layer with `from_float` or
-    `from_packed`.
+    `from_packed`. With `activations`, "e4m3" or "s8", x is quantised token by token before it meets the weight.
     """
 
     packed_weight: Tensor
@@ -66,6 +81,7 @@ class Linear(nn.Module):
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str | None = None,
         swiglu: bool = False,
+        activations: str | None = None,
     ) -> None:
         super().__init__()
         if swiglu and bias:
@@ -76,7 +92,10 @@ class Linear(nn.Module):
         self.group_size = group_size
         self.dtype = dtype  # of activations, scales, bias and output
         self.swiglu = swiglu  # the weight is [gate; up], 2 out_features rows, and the output silu(gate) * up
-        size = native.packed_bytes(self._rows(), in_features, weight, name_of("dtype", dtype), group_size, swiglu)
+        self.activations = activations  # what x is quantised to: "e4m3", "s8"; None: it stays as it is
+        kind = (weight, name_of("dtype", dtype), group_size, swiglu, bits_of(activations))
+        size = native.packed_bytes(self._rows(), in_features, *kind)
+        activations_of(weight, bits_of(activations), activations)  # refuses what does not meet
         self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
@@ -92,16 +111,25 @@ class Linear(nn.Module):
         group_size: int = 128,
         dtype: torch.dtype | None = None,
         search: bool = True,
+        activations: str | None = None,
     ) -> "Linear":
-        """Quantises a layer; on its device, for activations of `dtype` (by default the layer's)."""
-        dtype = layer.weight.dtype if dtype is None else dtype
+        """Quantises a layer; on its device, for activations of `dtype` (by default the layer's).
+
+        `activations`, "e4m3" or "s8": what those are quantised to in turn.
+        """
+        dtype, bits = layer.weight.dtype if dtype is None else dtype, bits_of(activations)
         name_of("dtype", dtype)  # refuse it before the work, not after
+        activations_of(weight, bits, activations)
         quantized = quantize(layer.weight, weight, group_size, dtype=dtype, search=search)
-        return cls.from_packed(prepack(quantized, device=layer.weight.device), layer.bias)
+        packed = prepack(quantized, device=layer.weight.device, activation_bits=bits)
+        return cls.from_packed(packed, layer.bias, activations)
 
     @classmethod
-    def from_packed(cls, packed: PackedWeight, bias: Tensor | None = None) -> "Linear":
-        """A layer with this weight; the bias is converted to its dtype."""
+    def from_packed(cls, packed: PackedWeight, bias: Tensor | None = None, activations: str | None = None) -> "Linear":
+        """A layer with this weight; the bias is converted to its dtype.
+
+        `activations`: as in `linear`, where the weight was packed for those of 8 bits.
+        """
         layer = cls(
             packed.k,
             packed.columns,
@@ -111,6 +139,7 @@ class Linear(nn.Module):
             dtype=packed.dtype,
             device="meta",
             swiglu=packed.swiglu,
+            activations=activations_of(packed.weight_type, packed.activation_bits, activations) or None,
         )
         layer.packed_weight = packed.data
         if bias is not None:
@@ -127,19 +156,22 @@ class Linear(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         round_scales: bool = False,
+        activations: str | None = None,
     ) -> "Linear":
         """A layer that another tool has quantised, from its tensors, without loss.
 
         `tensors` are named as in the checkpoint, without the layer's name: qweight, qzeros, scales and perhaps g_idx of
-        GPTQ and AWQ; weight_packed, weight_scale, weight_shape, ... of compressed-tensors; and perhaps bias. What they
-        do not show is said by `format`: "gptq_v2" or "awq" (docs/formats.md). `dtype`: of the activations, by default
-        that of the scales; scales that it cannot hold are refused, or with `round_scales` rounded. ValueError: tensors
-        that contradict each other; NotImplementedError: what there is no weight type for.
+        GPTQ and AWQ; weight_packed, weight_scale, weight_shape, ... of compressed-tensors; weight_scale_inv of fp8; and
+        perhaps bias. What they do not show is said by `format`: "gptq_v2" or "awq" (docs/formats.md). `dtype`: of the
+        activations, by default that of the scales; scales that it cannot hold are refused, or with `round_scales`
+        rounded. `activations`: "e4m3" or "s8" where they are to be quantised. ValueError: tensors that contradict each
+        other; NotImplementedError: what there is no weight type for, or what the type does not meet.
         """
         weight = read_layer(tensors, format)
         device = next(iter(tensors.values())).device if device is None else device
-        packed = prepack(weight, dtype=dtype, device=device, round_scales=round_scales)
-        return cls.from_packed(packed, tensors.get("bias"))
+        bits = bits_of(activations)
+        packed = prepack(weight, dtype=dtype, device=device, round_scales=round_scales, activation_bits=bits)
+        return cls.from_packed(packed, tensors.get("bias"), activations)
 
     def to_checkpoint(self, format: str) -> dict[str, Tensor]:
         """The layer's tensors as another tool has them, in CPU memory: "gptq", "gptq_v2" or "pack-quantized".
@@ -161,6 +193,7 @@ class Linear(nn.Module):
             self.group_size,
             self.dtype,
             self.swiglu,
+            bits_of(self.activations),
         )
 
     def _rows(self) -> int:
@@ -168,7 +201,7 @@ class Linear(nn.Module):
 
     def _how(self) -> How:
         kind = (self._rows(), self.in_features, self.weight_type, NAMES[self.dtype], self.group_size)
-        return (*kind, "", False, False, self.swiglu)
+        return (*kind, "", False, False, self.swiglu, self.activations or "", False)
 
     @cached_property
     def _product(self) -> Product:
@@ -186,18 +219,22 @@ class Linear(nn.Module):
         return result if bias is None else result.add_(bias)
 
     def adopt(self, packed: PackedWeight) -> None:
-        """Takes a weight of the layer's sizes, dtype and epilogue, of any type and groups; ValueError for others."""
-        wanted = {"n": self._rows(), "k": self.in_features, "dtype": self.dtype, "swiglu": self.swiglu}
-        for name, value in wanted.items():
-            if getattr(packed, name) != value:
-                raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {value}")
+        """Takes a weight of the layer's sizes, dtype, epilogue and activations, of any type and groups.
+
+        ValueError, NotImplementedError for others.
+        """
+        wanted = self.packed()
+        for name in ("n", "k", "dtype", "swiglu", "activation_bits"):
+            if getattr(packed, name) != getattr(wanted, name):
+                raise ValueError(f"the weight has {name}={getattr(packed, name)}, the layer {getattr(wanted, name)}")
+        activations_of(packed.weight_type, packed.activation_bits, self.activations)
         self.packed_weight = packed.data
         self.weight_type, self.group_size = packed.weight_type, packed.group_size
         self.__dict__.pop("_product", None)
 
     def _check(self, data: Tensor) -> None:
         found, wanted = PackedWeight.from_tensor(data), self.packed()
-        for name in ("weight_type", "n", "k", "group_size", "dtype", "swiglu"):
+        for name in ("weight_type", "n", "k", "group_size", "dtype", "swiglu", "activation_bits"):
             if getattr(found, name) != getattr(wanted, name):
                 raise ValueError(
                     f"the weight has {name}={getattr(found, name)}, the layer {getattr(wanted, name)}; make the layer "
@@ -233,4 +270,5 @@ class Linear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"weight={self.weight_type}, group_size={self.group_size}, dtype={self.dtype}"
             + (", swiglu=True" if self.swiglu else "")
+            + (f", activations={self.activations}" if self.activations else "")
         )

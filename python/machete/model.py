@@ -12,6 +12,7 @@ from tqdm import tqdm
 from machete._native import name_of, native
 from machete.fuse import fuse_model
 from machete.linear import Linear
+from machete.tokens import activations_of, bits_of
 from machete.weight import PackedWeight, QuantizedWeight, prepack
 
 
@@ -72,6 +73,7 @@ def quantize_model(
     search: bool = True,
     fuse: bool = False,
     progress: bool = False,
+    activations: str | None = None,
 ) -> nn.Module:
     """Replaces the linear layers of a model by `machete.Linear`, in place, and returns the model.
 
@@ -79,11 +81,13 @@ def quantize_model(
     full dotted names, ends of them, or globs; by default the output layer (`lm_head`). Layers that share their weight
     with another module stay too. `weights`: what layers of these names take instead of being rounded to nearest, say
     from `machete.calibrate`; scales among them that the layer's dtype cannot hold are refused, or with `round_scales`
-    rounded. `fuse` fuses projections afterwards (`fuse_model`). One layer after another is quantised, and its float
-    weight let go before the next. What can fail (dtypes, sizes, NaN and Inf, `weights` that cannot be packed) does so
-    before any layer changes: ValueError, NotImplementedError.
+    rounded. `fuse` fuses projections afterwards (`fuse_model`). `activations`, "e4m3" or "s8", is what the layers
+    quantise their inputs to, token by token; by default those stay of 16 bits. One layer after another is quantised,
+    and its float weight let go before the next. What can fail (dtypes, sizes, NaN and Inf, `weights` that cannot be
+    packed) does so before any layer changes: ValueError, NotImplementedError.
     """
     weights = weights or {}
+    bits = bits_of(activations)
     layers = layers_to_quantize(model, skip)
     if not layers:
         raise ValueError("the model has no linear layer to quantise that is neither skipped nor tied; see skip=")
@@ -100,7 +104,8 @@ def quantize_model(
             kind, depth = weight, group_size
             if name in weights:
                 kind, depth = weights[name].weight_type, weights[name].group_size
-            native.packed_bytes(*sizes, kind, name_of("dtype", dtype), depth, False)
+            native.packed_bytes(*sizes, kind, name_of("dtype", dtype), depth, False, bits)
+            activations_of(kind, bits, activations)
         except (ValueError, NotImplementedError) as error:
             raise type(error)(f"{name}: {error}") from None
         if layer.weight.is_meta:
@@ -109,7 +114,8 @@ def quantize_model(
             raise ValueError(f"{name}: its weight holds NaN or Inf; repair the checkpoint")
     for name, given in weights.items():
         try:
-            packed[name] = prepack(given, dtype=layers[name].weight.dtype, device="cpu", round_scales=round_scales)
+            dtype = layers[name].weight.dtype
+            packed[name] = prepack(given, dtype=dtype, device="cpu", round_scales=round_scales, activation_bits=bits)
         except (ValueError, NotImplementedError) as error:
             raise type(error)(f"{name}: {error}") from None
 
@@ -117,9 +123,10 @@ def quantize_model(
     for name in tqdm(names, desc=f"Quantising to {weight}", unit="layer", disable=not progress):
         layer = layers.pop(name)
         if name in weights:
-            quantized = Linear.from_packed(packed.pop(name).to(layer.weight.device), layer.bias)
+            quantized = Linear.from_packed(packed.pop(name).to(layer.weight.device), layer.bias, activations)
         else:
-            quantized = Linear.from_float(layer, weight=weight, group_size=group_size, search=search)
+            how: Any = {"weight": weight, "group_size": group_size, "search": search, "activations": activations}
+            quantized = Linear.from_float(layer, **how)
         quantized.train(layer.training)
         for parent, child in list(_places(model, layer)):
             setattr(parent, child, quantized)
@@ -129,5 +136,5 @@ def quantize_model(
     if "transformers" in sys.modules:
         from machete.transformers import describe
 
-        describe(model, weight=weight, group_size=group_size, skip=skip)
+        describe(model, weight=weight, group_size=group_size, skip=skip, activations=activations)
     return fuse_model(model) if fuse else model

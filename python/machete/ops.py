@@ -1,7 +1,10 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
-    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2]
+    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2];
+        with activations "e4m3" or "s8" x is quantised on the way
     linear.out(..., out) -> ()
+    quantize_tokens(x [..., K], dtype) -> codes [..., K], token_scale [...]
+    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, scale_type, group_size) -> as linear
     dequantize(packed, n, k, dtype) -> [N, K]
 
 They take what the header of a packed weight says as arguments, since the header may lie on a GPU, and tracing must know
@@ -14,17 +17,22 @@ import torch
 from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
-from machete._native import native
-from machete.product import check, check_out, is_unwatched, product_of
+from machete._native import DTYPES, native
+from machete.product import check, check_codes, check_out, columns_of, name_of_codes, product_of
+from machete.tokens import empty_tokens, quantize
+from machete.watch import is_unwatched
 
-_LINEAR = (
-    "(Tensor x, Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, *, "
-    'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
-)
+_KIND = "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size"
+_OPTIONS = 'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
+_FAST = "bool fast_accumulation=False"
+_LINEAR = f'(Tensor x, {_KIND}, *, {_OPTIONS}, str activations="", {_FAST}'
+_LINEAR_8BIT = f"(Tensor codes, Tensor token_scale, {_KIND}, *, {_OPTIONS}, {_FAST}"
 _library = torch.library.Library("machete", "DEF")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(f"linear{_LINEAR}) -> Tensor", tags=_tags)
 _library.define(f"linear.out{_LINEAR}, Tensor(a!) out) -> ()", tags=_tags)
+_library.define("quantize_tokens(Tensor x, ScalarType dtype, *, bool overlap=False) -> (Tensor, Tensor)", tags=_tags)
+_library.define(f"linear_8bit{_LINEAR_8BIT}) -> Tensor", tags=_tags)
 _library.define("dequantize(Tensor packed, int n, int k, ScalarType dtype) -> Tensor", tags=_tags)
 
 
@@ -37,8 +45,10 @@ def _linear(
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
+    activations: str = "",
+    fast_accumulation: bool = False,
 ) -> Tensor:
-    return product_of(*kind, schedule, overlap, batch_invariant, swiglu).of(x, packed)
+    return product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed)
 
 
 def _linear_out(
@@ -49,13 +59,11 @@ def _linear_out(
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
+    activations: str = "",
+    fast_accumulation: bool = False,
     out: Tensor,
 ) -> None:
-    product_of(*kind, schedule, overlap, batch_invariant, swiglu).of(x, packed, out)
-
-
-def _columns(n: int, swiglu: bool) -> int:
-    return n // 2 if swiglu else n
+    product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed, out)
 
 
 def _linear_fake(
@@ -70,7 +78,7 @@ def _linear_fake(
     **__: Any,
 ) -> Tensor:
     check(x, packed, k, scale_type)
-    return x.new_empty((*x.shape[:-1], _columns(n, swiglu)))
+    return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)))
 
 
 def _linear_out_fake(
@@ -86,7 +94,7 @@ def _linear_out_fake(
     **__: Any,
 ) -> None:
     check(x, packed, k, scale_type)
-    check_out(x, out, _columns(n, swiglu))
+    check_out(x, out, columns_of(n, swiglu), x.dtype)
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
@@ -108,6 +116,49 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return gradient @ weight, None, None, None, None, None, None
 
 
+def _linear_8bit(
+    codes: Tensor,
+    token_scale: Tensor,
+    packed: Tensor,
+    *kind: Any,
+    schedule: str = "",
+    overlap: bool = False,
+    batch_invariant: bool = False,
+    swiglu: bool = False,
+    fast_accumulation: bool = False,
+) -> Tensor:
+    how = (*kind, schedule, overlap, batch_invariant, swiglu, name_of_codes(codes.dtype), fast_accumulation)
+    return product_of(*how).of_codes(codes, token_scale, packed)
+
+
+def _linear_8bit_fake(
+    codes: Tensor,
+    token_scale: Tensor,
+    packed: Tensor,
+    n: int,
+    k: int,
+    weight_type: str,
+    scale_type: str,
+    *_: Any,
+    swiglu: bool = False,
+    **__: Any,
+) -> Tensor:
+    check_codes(codes, token_scale, packed, k, name_of_codes(codes.dtype))
+    return codes.new_empty((*codes.shape[:-1], columns_of(n, swiglu)), dtype=DTYPES[scale_type])
+
+
+def _quantize_tokens(x: Tensor, dtype: torch.dtype, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
+    return quantize(x, dtype, overlap)
+
+
+def _quantize_tokens_fake(x: Tensor, dtype: torch.dtype, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
+    return empty_tokens(x, dtype)
+
+
+def _no_gradient(ctx: Any, *_: Tensor) -> None:
+    raise NotImplementedError("codes of 8 bits have no gradient; pass activations of 16 bits to machete.linear")
+
+
 def _dequantize(packed: Tensor, n: int, k: int, dtype: torch.dtype) -> Tensor:
     weight = torch.from_dlpack(native.dequantize(packed.cpu()))
     if tuple(weight.shape) != (n, k):
@@ -122,10 +173,17 @@ def _dequantize_fake(packed: Tensor, n: int, k: int, dtype: torch.dtype) -> Tens
 for _device in ("CPU", "CUDA"):
     _library.impl("linear", _linear, _device)
     _library.impl("linear.out", _linear_out, _device)
+    _library.impl("quantize_tokens", _quantize_tokens, _device)
+    _library.impl("linear_8bit", _linear_8bit, _device)
     _library.impl("dequantize", _dequantize, _device)
 torch.library.register_fake("machete::linear", _linear_fake, lib=_library)
 torch.library.register_fake("machete::linear.out", _linear_out_fake, lib=_library)
+torch.library.register_fake("machete::quantize_tokens", _quantize_tokens_fake, lib=_library)
+torch.library.register_fake("machete::linear_8bit", _linear_8bit_fake, lib=_library)
 torch.library.register_fake("machete::dequantize", _dequantize_fake, lib=_library)
+
+for _name in ("quantize_tokens", "linear_8bit"):
+    torch.library.register_autograd(f"machete::{_name}", _no_gradient, lib=_library)
 
 # What register_autograd would register, but for calls that need nothing of it: they are computed at once.
 _with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_linear_backward, _linear_context))

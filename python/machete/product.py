@@ -1,54 +1,37 @@
 """The product itself: the library's function, and the way to it past torch's dispatcher."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
-from machete._native import DTYPES, call_of, native
+from machete._native import CODE_DTYPES, CODES, DTYPES, call_of, native
+from machete.tokens import check_rows
+from machete.watch import dispatch_modes, function_modes, is_unwatched, traces
 
-# Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu.
-How = tuple[int, int, str, str, int, str, bool, bool, bool]
+# Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu, what activations are
+# quantised to or "", fast_accumulation.
+How = tuple[int, int, str, str, int, str, bool, bool, bool, str, bool]
+_OPTIONS = ("schedule", "overlap", "batch_invariant", "swiglu", "activations", "fast_accumulation")
 
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_transforms = torch._C._functorch.peek_interpreter_stack
-_traces = torch._C._is_tracing
 _compiled: Any = torch._C._dynamo.guards
 
 # What native/call.cpp asks of torch; torch.empty_strided is that of code which torch compiles, half as dear.
 _asked = (
     Tensor,
     torch.is_grad_enabled,
-    _dispatch_modes,
-    _function_modes,
-    _traces,
+    dispatch_modes,
+    function_modes,
+    traces,
     forward_ad,
     profiler,
     _compiled._empty_strided_cpu,
     _compiled._empty_strided_cuda,
     getattr(Tensor, "__dlpack_c_exchange_api__"),  # noqa: B009  # torch's own annotations lack it
 )
-
-
-def is_unwatched(x: Tensor, packed: Tensor) -> bool:
-    """Whether neither gradients nor tracing, modes, transforms or a profiler have to know of what happens to x."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
-        and type(packed) is Tensor
-        and not x.is_meta
-        and not x.is_neg()
-        and not (x.requires_grad and torch.is_grad_enabled())
-        and not _dispatch_modes()
-        and not _function_modes()
-        and _transforms() is None
-        and not _traces()
-        and forward_ad._current_level < 0
-        and not profiler._is_profiler_enabled
-    )
 
 
 class Product:
@@ -59,10 +42,10 @@ class Product:
     """
 
     def __init__(self, how: How) -> None:
-        n, _, _, scale_type, *_, swiglu = how
+        n, _, _, scale_type, *_, swiglu, _, _ = how
         self._how = how
         self._plans = native.plans_of(*how)
-        self._columns = n // 2 if swiglu else n
+        self._columns = columns_of(n, swiglu)
         self.call = call_of(self._plans, DTYPES[scale_type], _asked)
 
     def __reduce__(self) -> tuple[Any, How]:
@@ -77,15 +60,36 @@ class Product:
         """What the library does not do as things lie is refused in torch's words, or done by copying."""
         _, k, _, scale_type, *_ = self._how
         check(x, packed, k, scale_type)
+
+        def run(result: Tensor) -> None:
+            if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
+                native.linear(self._plans, x.clone(memory_format=torch.contiguous_format), packed, result)
+
+        return self._written(run, x, out)
+
+    def of_codes(self, codes: Tensor, token_scale: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+        """The same of activations that are quantised already: codes [..., K] times token_scale [...]."""
+        _, k, *_, activations, _ = self._how
+        check_codes(codes, token_scale, packed, k, activations)
+
+        def run(result: Tensor) -> None:
+            if not native.linear_of_codes(self._plans, codes, token_scale, packed, result):
+                copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (codes, token_scale))
+                native.linear_of_codes(self._plans, *copies, packed, result)
+
+        return self._written(run, codes, out)
+
+    def _written(self, run: Callable[[Tensor], None], x: Tensor, out: Tensor | None) -> Tensor:
+        """`out`, or a new output for the rows of x, with what `run` writes."""
+        dtype = DTYPES[self._how[3]]
         if out is not None:
-            check_out(x, out, self._columns)
+            check_out(x, out, self._columns, dtype)
         # Where rows of `out` are no rows of a matrix, or no kernel could write them, they are written elsewhere first.
         if out is not None and out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0):
             result = out
         else:
-            result = x.new_empty((*x.shape[:-1], self._columns))
-        if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
-            native.linear(self._plans, x.clone(memory_format=torch.contiguous_format), packed, result)
+            result = x.new_empty((*x.shape[:-1], self._columns), dtype=dtype)
+        run(result)
         if out is None or out is result:
             return result
         out.detach().copy_(result)
@@ -104,33 +108,80 @@ def long_way(x: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> 
     return dispatch(x, packed, how, out)
 
 
+def way_of_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
+    """The product of activations that are quantised already."""
+    plain = is_unwatched(codes, packed) and is_unwatched(token_scale, packed)
+    if plain and (out is None or type(out) is Tensor):
+        return product_of(*how).of_codes(codes, token_scale, packed, out)
+    return _dispatch_codes(codes, token_scale, packed, how, out)
+
+
 def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
-    *sizes_and_types, schedule, overlap, batch_invariant, swiglu = how
-    options = {"schedule": schedule, "overlap": overlap, "batch_invariant": batch_invariant, "swiglu": swiglu}
+    kind, options = _said(how)
     if out is None:
-        return torch.ops.machete.linear.default(x, packed, *sizes_and_types, **options)
-    torch.ops.machete.linear.out(x, packed, *sizes_and_types, **options, out=out)
+        return torch.ops.machete.linear.default(x, packed, *kind, **options)
+    torch.ops.machete.linear.out(x, packed, *kind, **options, out=out)
     return out
+
+
+def _dispatch_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
+    kind, options = _said(how)
+    check_codes(codes, token_scale, packed, how[1], options.pop("activations"))
+    if out is not None:
+        check_out(codes, out, columns_of(how[0], options["swiglu"]), DTYPES[how[3]])
+    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, **options)
+    return result if out is None else out.copy_(result)
+
+
+def _said(how: How) -> tuple[Sequence[Any], dict[str, Any]]:
+    """What operators are told by position, and by name."""
+    return how[:5], dict(zip(_OPTIONS, how[5:], strict=True))
+
+
+def columns_of(n: int, swiglu: bool) -> int:
+    return n // 2 if swiglu else n
+
+
+def name_of_codes(dtype: torch.dtype) -> str:
+    if dtype in CODES:
+        return CODES[dtype]
+    raise ValueError(f"x of {dtype} must be torch.float8_e4m3fn or torch.int8; see machete.quantize_tokens")
 
 
 def check(x: Tensor, packed: Tensor, k: int, scale_type: str) -> None:
     """What tracing can know; the library checks the rest."""
-    if x.dim() == 0:
-        raise ValueError("x has no dimension, and must have at least 1, of input features; reshape it to [1]")
-    if x.shape[-1] != k:
-        raise ValueError(f"x of {list(x.shape)} must have K={k} input features in its last dimension; reshape it")
+    check_rows(x, k)
+    if x.dtype in CODES:
+        raise ValueError(f"x of {x.dtype} holds codes, whose scales are missing; pass them as token_scale=")
     if x.dtype != DTYPES.get(scale_type):
         raise ValueError(
             f"x of {x.dtype} must be {DTYPES.get(scale_type, scale_type)}, the type the weight was packed for; convert "
             "it, or pack the weight for its type"
         )
+    _check_device(x, packed)
+
+
+def check_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, k: int, activations: str) -> None:
+    check_rows(codes, k)
+    if CODES.get(codes.dtype) != activations:
+        raise ValueError(f"x of {codes.dtype} must be {CODE_DTYPES[activations]}; see machete.quantize_tokens")
+    rows = codes.shape[:-1]
+    if token_scale.shape != rows or token_scale.dtype != torch.float32 or token_scale.device != codes.device:
+        raise ValueError(
+            f"token_scale of {token_scale.dtype} {list(token_scale.shape)} on {token_scale.device} must be "
+            f"torch.float32 {list(rows)} on {codes.device}, one number a row of x; see machete.quantize_tokens"
+        )
+    _check_device(codes, packed)
+
+
+def _check_device(x: Tensor, packed: Tensor) -> None:
     if x.device != packed.device:
         raise ValueError(f"x lies on {x.device}, the weight on {packed.device}; move one to the other")
 
 
-def check_out(x: Tensor, out: Tensor, columns: int) -> None:
+def check_out(x: Tensor, out: Tensor, columns: int, dtype: torch.dtype) -> None:
     shape = (*x.shape[:-1], columns)
-    if tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
+    if tuple(out.shape) != shape or out.dtype != dtype or out.device != x.device:
         raise ValueError(
-            f"out of {out.dtype} {list(out.shape)} on {out.device} must be {x.dtype} {list(shape)} on {x.device}"
+            f"out of {out.dtype} {list(out.shape)} on {out.device} must be {dtype} {list(shape)} on {x.device}"
         )

@@ -30,19 +30,26 @@ def list_schedules(
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
+    activations: str | None = None,
+    fast_accumulation: bool = False,
 ) -> list[Schedule]:
-    """Every schedule that serves M tokens, N output and K input features; the one that `linear` chooses comes first."""
+    """Every schedule that serves M tokens, N output and K input features; the one that `linear` chooses comes first.
+
+    `dtype`: of activations and output. `activations`: what those are quantised to, "e4m3" or "s8".
+    """
     where = torch.device(device)
     choices = native.list_schedules(
         m,
+        tvm_ffi.device(where.type, where.index or 0),
         n,
         k,
         weight_type,
         name_of("dtype", dtype),
         group_size,
-        tvm_ffi.device(where.type, where.index or 0),
         overlap,
         batch_invariant,
         swiglu,
+        activations or "",
+        fast_accumulation,
     )
     return [Schedule(str(name), estimate, size, str(reason)) for name, estimate, size, reason in choices]

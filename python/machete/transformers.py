@@ -20,6 +20,7 @@ from machete.checkpoint import SUFFIXES, FoundLayer, find_layers, read_layer
 from machete.fuse import fuse_empty, fuse_model
 from machete.linear import Linear
 from machete.model import default_skip, layers_to_quantize
+from machete.tokens import activations_of, bits_of
 from machete.weight import PackedWeight, prepack
 
 METHOD = "machete"
@@ -40,13 +41,15 @@ class Config(QuantizationConfigMixin):
         backend: str | None = None,
         round_scales: bool = False,
         fuse: bool = False,
+        activations: str | None = None,
     ) -> None:
-        """`weight` ("u4b8"), `group_size` (128) and `skip` are those of `machete.quantize_model`.
+        """`weight` ("u4b8"), `group_size` (128), `skip` and `activations` are those of `machete.quantize_model`.
 
         `backend="machete"` is for checkpoints that another tool has quantised: their layers keep the numbers they have
-        and run on Machete's kernels, so the other arguments have no place beside it. `round_scales`: there, scales that
-        the model's dtype cannot hold are rounded to it, not refused. `fuse`: projections are fused after loading, as by
-        `machete.fuse_model`; models that were saved fused come back so.
+        and run on Machete's kernels, so `weight`, `group_size` and `skip` have no place beside it; `activations` has,
+        whatever the checkpoint says of them. `round_scales`: there, scales that the model's dtype cannot hold are
+        rounded to it, not refused. `fuse`: projections are fused after loading, as by `machete.fuse_model`; models that
+        were saved fused come back so.
         """
         if quant_method != METHOD:
             raise ValueError(f"quant_method={quant_method} must be {METHOD}; leave it out")
@@ -62,7 +65,11 @@ class Config(QuantizationConfigMixin):
         self.weight = "u4b8" if weight is None else weight
         self.group_size = 128 if group_size is None else group_size
         self.skip = None if skip is None else list(skip)
-        native.packed_bytes(1, 1, self.weight, "bf16", self.group_size, False)  # refuses unknown types and group sizes
+        self.activations = activations
+        if not backend:  # else the weights are those of the checkpoint
+            bits = bits_of(activations)
+            native.packed_bytes(1, 1, self.weight, "bf16", self.group_size, False, bits)  # refuses what is not known
+            activations_of(self.weight, bits, activations)
         # How to load, which is no business of what is saved.
         self._backend = backend
         self._round_scales = round_scales
@@ -70,7 +77,10 @@ class Config(QuantizationConfigMixin):
         self._source: dict[str, Any] | None = None  # the configuration of another tool's checkpoint
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().to_dict().items() if not name.startswith("_")}
+        said = {name: value for name, value in super().to_dict().items() if not name.startswith("_")}
+        if self.activations is None:  # as it was before there were any
+            said.pop("activations", None)
+        return said
 
     def __iter__(self) -> Any:
         yield from self.to_dict().items()
@@ -162,6 +172,7 @@ class Quantizer(HfQuantizer):
             group_size=group_size,
             dtype=layer.weight.dtype,
             device="meta",
+            activations=self.quantization_config.activations,
         )
 
     def _prepare_for_another_tools(self, model: nn.Module, files: Sequence[str] | None) -> None:
@@ -171,7 +182,7 @@ class Quantizer(HfQuantizer):
         found = find_layers(files)
         if not found:
             raise ValueError(
-                f"{files[0]}: holds no layer of GPTQ, AWQ or compressed-tensors; load it without machete.Config"
+                f"{files[0]}: holds no layer of GPTQ, AWQ, compressed-tensors or fp8; load it without machete.Config"
             )
         names = {name for file in files for name in _tensor_names(file)}
         for entry in found:
@@ -180,12 +191,17 @@ class Quantizer(HfQuantizer):
                 continue
             layer: Any = model.get_submodule(name)
             bias = layer.bias is not None or f"{entry.name}.bias" in names
-            model.set_submodule(name, self._empty(layer, entry.weight_type, entry.group_size, bias))
+            try:
+                empty = self._empty(layer, entry.weight_type, entry.group_size, bias)
+            except NotImplementedError as error:  # activations that its type does not meet
+                raise NotImplementedError(f"{entry.name} ({entry.format}): {error}") from None
+            model.set_submodule(name, empty)
             self._formats[name] = entry.format
         kinds = Counter((entry.weight_type, entry.group_size) for entry in found)
         (weight, group_size), _ = kinds.most_common(1)[0]
         left = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-        self.quantization_config = Config(weight, group_size, left)  # what is saved: the layers are ours from now on
+        # What is saved: the layers are ours from now on.
+        self.quantization_config = Config(weight, group_size, left, activations=self.quantization_config.activations)
 
     def param_needs_quantization(self, model: nn.Module, param_name: str, **_: Any) -> bool:
         name, parameter = param_name.rpartition(".")[::2]
@@ -219,7 +235,9 @@ class Quantizer(HfQuantizer):
         if self._failure is None:
             try:
                 weight = read_layer(tensors, self._formats[name])
-                return prepack(weight, dtype=layer.dtype, round_scales=self._round_scales).data
+                bits = bits_of(layer.activations)
+                how: Any = {"dtype": layer.dtype, "round_scales": self._round_scales, "activation_bits": bits}
+                return prepack(weight, **how).data
             except (ValueError, NotImplementedError) as error:
                 self._failure = f"{name}: {error}"
                 if "round_scales" in self._failure:
@@ -250,7 +268,9 @@ class Quantizer(HfQuantizer):
                 name = full_layer_name.removesuffix(".weight")
                 layer: Any = model.get_submodule(name)
                 layer.weight = nn.Parameter(value, requires_grad=False)
-                quantized = Linear.from_float(layer, weight=config.weight, group_size=config.group_size)
+                quantized = Linear.from_float(
+                    layer, weight=config.weight, group_size=config.group_size, activations=config.activations
+                )
                 quantized.bias = layer.bias  # read already, or about to be
                 model.set_submodule(name, quantized)
                 missing_keys.discard(full_layer_name)
@@ -319,7 +339,7 @@ def _find_in_model(model: Any, entry: FoundLayer) -> str | None:
                 f"{entry.name} ({entry.format}) is a linear layer [{entry.n}, {entry.k}], in the model {module}; load "
                 "the checkpoint with the model it was made of"
             )
-        if entry.format == "int-quantized" and name != entry.name:
+        if "weight" in SUFFIXES[entry.format] and name != entry.name:
             break  # its `weight` is called as all others are, and would not find the way
         return name
     if any(re.search(pattern, entry.parts[0]) for pattern in model._keys_to_ignore_on_load_unexpected or ()):
@@ -330,13 +350,15 @@ def _find_in_model(model: Any, entry: FoundLayer) -> str | None:
     )
 
 
-def describe(model: nn.Module, *, weight: str, group_size: int, skip: Sequence[str] | None) -> None:
+def describe(
+    model: nn.Module, *, weight: str, group_size: int, skip: Sequence[str] | None, activations: str | None
+) -> None:
     """Lets a model of transformers know how it was quantised, as loading it with a Config does."""
     from transformers import PreTrainedModel
 
     if not isinstance(model, PreTrainedModel):
         return
-    config = Config(weight, group_size, default_skip(model) if skip is None else skip)
+    config = Config(weight, group_size, default_skip(model) if skip is None else skip, activations=activations)
     described: Any = model
     described.hf_quantizer = Quantizer(config, pre_quantized=False)
     described.config.quantization_config = config

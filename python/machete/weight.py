@@ -11,6 +11,7 @@ from torch import Tensor
 
 from machete._native import DTYPES, NAMES, name_of, native
 from machete.product import How, Product, product_of
+from machete.tokens import activations_of
 
 HEADER_BYTES = 128
 
@@ -62,8 +63,9 @@ class PackedWeight:
     n: int  # output features
     k: int  # input features
     group_size: int
-    dtype: torch.dtype  # of its scales, hence of the activations it serves: torch.bfloat16 or torch.float16
+    dtype: torch.dtype  # of its scales, hence of activations and output: torch.bfloat16 or torch.float16
     swiglu: bool = False  # whether it is [gate; up], for that epilogue
+    activation_bits: int = 16  # that it was packed for; 8: activations are quantised, and then meet it
 
     @classmethod
     def from_tensor(cls, data: Tensor) -> "PackedWeight":
@@ -73,10 +75,11 @@ class PackedWeight:
         """
         data = aligned(data)
         start = data[:HEADER_BYTES].cpu()  # of CUDA tensors nothing is copied but this and the order
-        weight_type, scale_type, n, k, group_size, swiglu, order_bytes = native.header(start, data.numel())
+        weight_type, scale_type, n, k, group_size, *rest = native.header(start, data.numel())
+        swiglu, activation_bits, order_bytes = rest
         if order_bytes > 0:
             native.check_permutation(data[-order_bytes:].cpu(), k)
-        return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type], swiglu)
+        return cls(data, str(weight_type), n, k, group_size, DTYPES[scale_type], swiglu, activation_bits)
 
     @property
     def device(self) -> torch.device:
@@ -87,10 +90,18 @@ class PackedWeight:
         """Of the output: N, or with swiglu N / 2."""
         return self.n // 2 if self.swiglu else self.n
 
-    def how(self, schedule: str = "", overlap: bool = False, batch_invariant: bool = False) -> How:
+    def how(
+        self,
+        schedule: str = "",
+        overlap: bool = False,
+        batch_invariant: bool = False,
+        activations: str | None = None,
+        fast_accumulation: bool = False,
+    ) -> How:
         """What its header says and the options, as the library takes them."""
         kind = (self.n, self.k, self.weight_type, NAMES[self.dtype], self.group_size)
-        return (*kind, schedule, overlap, batch_invariant, self.swiglu)
+        codes = activations_of(self.weight_type, self.activation_bits, activations)
+        return (*kind, schedule, overlap, batch_invariant, self.swiglu, codes, fast_accumulation)
 
     @cached_property
     def _product(self) -> Product:
@@ -100,7 +111,8 @@ class PackedWeight:
         """On another device, or for activations of another type; ValueError where a scale has no exact value in it."""
         packed = self
         if dtype not in (None, self.dtype):
-            packed = prepack(self.unpack(), dtype=dtype, device=self.device, swiglu=self.swiglu)
+            options: Any = {"swiglu": self.swiglu, "activation_bits": self.activation_bits}
+            packed = prepack(self.unpack(), dtype=dtype, device=self.device, **options)
         return packed if device is None else PackedWeight.from_tensor(packed.data.to(device))
 
     def unpack(self) -> QuantizedWeight:
@@ -124,7 +136,7 @@ class PackedWeight:
     def __repr__(self) -> str:
         return (
             f"PackedWeight({self.weight_type} [{self.n}, {self.k}], group_size={self.group_size}, {self.dtype}, "
-            f"{self.device}, {self.data.numel()} bytes)"
+            f"{self.device}, {self.data.numel()} bytes" + (", activation_bits=8)" if self.activation_bits == 8 else ")")
         )
 
 
@@ -157,12 +169,15 @@ def prepack(
     device: torch.device | str | None = None,
     round_scales: bool = False,
     swiglu: bool = False,
+    activation_bits: int = 16,
 ) -> PackedWeight:
     """Puts a weight into the order that the kernels read.
 
     `dtype`: of the activations it will meet, by default that of the scales. `device`: where the result shall lie, by
     default where `weight` does. Scales and zero points that `dtype` cannot hold are refused (ValueError), or with
-    `round_scales` rounded. `swiglu`: the weight is [gate; up], and will meet that epilogue.
+    `round_scales` rounded. `swiglu`: the weight is [gate; up], and will meet that epilogue. `activation_bits`: 8 where
+    activations will be quantised (`quantize_tokens`) before they meet it; NotImplementedError for weight types that
+    meet none of 8 bits.
     """
     dtype = weight.scales.dtype if dtype is None else dtype
     packed = native.prepack(
@@ -173,5 +188,6 @@ def prepack(
         name_of("dtype", dtype),
         round_scales,
         swiglu,
+        activation_bits,
     )
     return PackedWeight.from_tensor(torch.from_dlpack(packed).to(weight.qweight.device if device is None else device))

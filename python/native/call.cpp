@@ -107,7 +107,7 @@ bool run(const Call& call, DLTensor* x, DLTensor* packed, DLTensor* out) {
   void* thread = PyEval_SaveThread();
   bool done = false;
   try {
-    done = linear(*call.plans, TensorView(x), TensorView(packed), TensorView(out), call.torch.tensors);
+    done = linear(*call.plans, {TensorView(x), TensorView(packed), TensorView(out)}, call.torch.tensors);
   } catch (const std::exception&) {  // said once more, and better, on the long way
   }
   PyEval_RestoreThread(thread);

@@ -43,9 +43,10 @@ struct Dtype {
   const char* name;
   std::uint8_t code, bits;
 };
-constexpr std::array kDtypes = {Dtype{"I8", kDLInt, 8},     Dtype{"I32", kDLInt, 32},    Dtype{"I64", kDLInt, 64},
-                                Dtype{"U8", kDLUInt, 8},    Dtype{"F16", kDLFloat, 16},  Dtype{"F32", kDLFloat, 32},
-                                Dtype{"F64", kDLFloat, 64}, Dtype{"BF16", kDLBfloat, 16}};
+constexpr std::array kDtypes = {
+    Dtype{"I8", kDLInt, 8},     Dtype{"I32", kDLInt, 32},     Dtype{"I64", kDLInt, 64},
+    Dtype{"U8", kDLUInt, 8},    Dtype{"F16", kDLFloat, 16},   Dtype{"F32", kDLFloat, 32},
+    Dtype{"F64", kDLFloat, 64}, Dtype{"BF16", kDLBfloat, 16}, Dtype{"F8_E4M3", kDLFloat8_e4m3fn, 8}};
 
 std::string dtype_of(const std::string& name, const TensorView& tensor) {
   for (const Dtype& dtype : kDtypes) {

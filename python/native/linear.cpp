@@ -22,9 +22,12 @@
 #include <unordered_map>
 #include <utility>
 
+#include "api/memory.h"
 #include "api/placed.h"
 #include "machete/linear.h"
+#include "machete/tokens.h"
 #include "machete/version.h"
+#include "native/matrix.h"
 #include "native/packed.h"
 #include "native/status.h"
 #include "native/tensor.h"
@@ -41,13 +44,66 @@ std::string_view view(const String& string) { return {string.data(), string.size
 // What all products of a function share: the weights' sizes and types, and the options.
 struct Kind {
   std::int64_t n, k, group_size;
-  DataType a_type;
+  DataType a_type, scale_type;  // the latter is that of the output too
   WeightType w_type;
-  bool overlap, batch_invariant, swiglu;
+  bool overlap, batch_invariant, swiglu, fast_accumulation;
   std::string schedule;
 
   std::int64_t columns() const { return swiglu ? n / 2 : n; }
+  bool quantised() const { return bits_of(a_type) == 8; }
 };
+
+Kind kind_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
+             std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu,
+             const String& activations, bool fast_accumulation) {
+  Kind kind;
+  kind.n = n;
+  kind.k = k;
+  kind.group_size = group_size;
+  kind.scale_type = value_of(parse_data_type(view(scale_type)));
+  kind.a_type = activations.empty() ? kind.scale_type : value_of(parse_data_type(view(activations)));
+  kind.w_type = value_of(parse_weight_type(view(weight_type)));
+  kind.overlap = overlap;
+  kind.batch_invariant = batch_invariant;
+  kind.swiglu = swiglu;
+  kind.fast_accumulation = fast_accumulation;
+  kind.schedule = view(schedule);
+  return kind;
+}
+
+Problem problem_of(const Kind& kind, std::int64_t m) {
+  Problem problem;
+  problem.m = m;
+  problem.n = kind.n;
+  problem.k = kind.k;
+  problem.a_type = kind.a_type;
+  problem.d_type = kind.scale_type;
+  problem.w_type = kind.w_type;
+  problem.group_size = kind.group_size;
+  problem.fast_accumulation = kind.fast_accumulation;
+  problem.epilogue.token_scale = kind.quantised();
+  if (kind.swiglu) problem.epilogue.activation = Activation::kSwiglu;
+  return problem;
+}
+
+TokenQuantization tokens_of(const Kind& kind, const Matrix& x) {
+  TokenQuantization what;
+  what.m = x.rows;
+  what.k = x.columns;
+  what.a_type = kind.scale_type;
+  what.code_type = kind.a_type;
+  what.lda = x.stride;
+  return what;
+}
+
+PlanOptions options_of(const Kind& kind, Device device) {
+  PlanOptions options;
+  options.device = device;
+  options.schedule = kind.schedule;
+  options.overlap = kind.overlap;
+  options.batch_invariant = kind.batch_invariant;
+  return options;
+}
 
 // What a plan depends on besides the kind.
 struct PlanKey {
@@ -102,25 +158,13 @@ class PlanCache {
   static constexpr std::size_t kMost = 4096;
 
   Planned make(const PlanKey& key) const {
-    Problem problem;
-    problem.m = key.m;
-    problem.n = kind_.n;
-    problem.k = kind_.k;
-    problem.a_type = problem.d_type = kind_.a_type;
-    problem.w_type = kind_.w_type;
-    problem.group_size = kind_.group_size;
+    Problem problem = problem_of(kind_, key.m);
     problem.lda = key.lda;
     problem.ldd = key.ldd;
     problem.act_order = key.act_order;
-    if (kind_.swiglu) problem.epilogue.activation = Activation::kSwiglu;
-    PlanOptions options;
-    options.device = key.device;
-    options.schedule = kind_.schedule;
-    options.overlap = kind_.overlap;
-    options.batch_invariant = kind_.batch_invariant;
-    Plan plan = value_of(machete::plan(problem, options));
-    const PackedHeader header =
-        expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.a_type), kind_.group_size, kind_.swiglu);
+    Plan plan = value_of(machete::plan(problem, options_of(kind_, key.device)));
+    const PackedHeader header = expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.scale_type),
+                                                kind_.group_size, kind_.swiglu, bits_of(kind_.a_type));
     const PackedHeader ordered = act_ordered(header);
     return {std::move(plan), key.act_order ? ordered : header, bytes_of(ordered)};
   }
@@ -132,60 +176,45 @@ class PlanCache {
 
 namespace {
 
-// A tensor [..., columns] as a matrix.
-struct Matrix {
-  std::int64_t rows, columns;
-  std::int64_t stride;  // elements between rows; 0, the default, where there is but one or none
-};
-
-// Where it is one that the library takes as it lies: its rows are contiguous, evenly apart, and on a GPU aligned.
-std::optional<Matrix> matrix_of(const TensorView& tensor) {
-  const int last = tensor.ndim() - 1;
-  if (last < 0) return std::nullopt;
-  constexpr std::uintptr_t kCudaAlignment = 16;
-  if (tensor.device().device_type == kDLCUDA &&
-      reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % kCudaAlignment != 0) {
-    return std::nullopt;
-  }
-  const std::int64_t* sizes = tensor.shape().data();
-  const std::int64_t* strides = tensor.strides().data();
-  Matrix matrix = {1, sizes[last], 0};
-  bool even = matrix.columns <= 1 || strides[last] == 1;
-  for (int i = last - 1; i >= 0; --i) {
-    if (sizes[i] == 1) continue;
-    if (matrix.rows == 1) matrix.stride = strides[i];
-    even = even && strides[i] == matrix.stride * matrix.rows;
-    matrix.rows *= sizes[i];
-  }
-  if (matrix.rows == 0) return Matrix{0, matrix.columns, 0};
-  if (!even || (matrix.rows > 1 && matrix.stride < matrix.columns)) return std::nullopt;
-  return matrix;
-}
-
 bool same(DLDevice a, DLDevice b) { return a.device_type == b.device_type && a.device_id == b.device_id; }
 
+std::uint64_t size(std::int64_t count) { return static_cast<std::uint64_t>(count); }
+
 // Raises unless the tensors fit the kind and each other.
-void check_operands(const Kind& kind, const TensorView& x, const TensorView& packed, const TensorView& out) {
-  for (const auto& [name, tensor, columns] : {std::tuple{"x", &x, kind.k}, std::tuple{"out", &out, kind.columns()}}) {
-    if (type_of(name, *tensor) != kind.a_type) {
+void check_operands(const Kind& kind, const Operands& operands) {
+  const auto& [x, packed, out, token_scale] = operands;
+  const auto check_matrix = [](const char* name, const TensorView& tensor, DataType type, std::int64_t columns) {
+    if (type_of(name, tensor) != type) {
       raise(StatusCode::kInvalidArgument,
             fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
                         "scale_type={}",
-                        name, describe(*tensor), name_of(kind.a_type), name_of(type_of(name, *tensor))));
+                        name, describe(tensor), name_of(type), name_of(type_of(name, tensor))));
     }
-    if (tensor->ndim() == 0 || tensor->size(tensor->ndim() - 1) != columns) {
+    if (tensor.ndim() == 0 || tensor.size(tensor.ndim() - 1) != columns) {
       raise(StatusCode::kInvalidArgument,
-            fmt::format("{} of {} must have {} columns; reshape it", name, describe(*tensor), columns));
+            fmt::format("{} of {} must have {} columns; reshape it", name, describe(tensor), columns));
     }
+  };
+  check_matrix("x", x, token_scale == nullptr ? kind.scale_type : kind.a_type, kind.k);
+  check_matrix("out", out, kind.scale_type, kind.columns());
+  const auto has_rows_of_x = [&x = x](const TensorView& tensor, int dimensions) {
+    return tensor.ndim() == dimensions && std::equal(x.shape().begin(), x.shape().end() - 1, tensor.shape().begin());
+  };
+  if (!has_rows_of_x(out, x.ndim())) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("out of {} must have the rows of x, {}; allocate it so", describe(out), describe(x)));
   }
   if (!same(x.device(), packed.device())) {
     const Device device = device_of(packed);
     raise(StatusCode::kInvalidArgument, fmt::format("x must lie on the weight's device, {}:{}; move it there",
                                                     name_of(device.backend), device.ordinal));
   }
-  if (out.ndim() != x.ndim() || !std::equal(x.shape().begin(), x.shape().end() - 1, out.shape().begin())) {
+  if (token_scale == nullptr) return;
+  if (type_of("token_scale", *token_scale) != DataType::kF32 || !has_rows_of_x(*token_scale, x.ndim() - 1) ||
+      !same(token_scale->device(), x.device())) {
     raise(StatusCode::kInvalidArgument,
-          fmt::format("out of {} must have the rows of x, {}; allocate it so", describe(out), describe(x)));
+          fmt::format("token_scale of {} must be f32, one number a row of x, {}, on its device; see quantize_tokens",
+                      describe(*token_scale), describe(x)));
   }
 }
 
@@ -223,9 +252,9 @@ Tensor workspace_of(std::int64_t bytes, DLDevice device, const DLPackExchangeAPI
 
 std::int64_t columns_of(const PlanCache& plans) { return plans.kind().columns(); }
 
-bool linear(PlanCache& plans, const TensorView& x, const TensorView& packed, const TensorView& out,
-            const DLPackExchangeAPI* torch) {
-  check_operands(plans.kind(), x, packed, out);
+bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI* torch) {
+  check_operands(plans.kind(), operands);
+  const auto& [x, packed, out, token_scale] = operands;
   const DLDevice where = packed.device();
   if (!same(out.device(), where)) return false;
   const std::optional<Matrix> a = matrix_of(x);
@@ -234,9 +263,10 @@ bool linear(PlanCache& plans, const TensorView& x, const TensorView& packed, con
     raise(StatusCode::kInvalidArgument,
           fmt::format("out of {} must have contiguous and aligned rows; allocate it so", describe(out)));
   }
-  if (!a) return false;
+  if (!a || (token_scale != nullptr && !lies_in_line(*token_scale))) return false;
 
-  PlanKey key = {a->rows, a->stride, d->stride, device_of(packed), false};
+  const bool quantises = plans.kind().quantised() && token_scale == nullptr;
+  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride, device_of(packed), false};
   const bool on_gpu = key.device.backend == Backend::kCuda;
   std::shared_ptr<const Planned> planned = plans.get(key);
   // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
@@ -246,12 +276,24 @@ bool linear(PlanCache& plans, const TensorView& x, const TensorView& packed, con
   }
   const Plan& plan = planned->plan;
   const PackedWeight weight = borrow(packed, planned->header);
-  const auto bytes = static_cast<std::int64_t>(plan.workspace_size());
+  // What the plan needs, then codes and scales of tokens that are quantised here.
+  const std::uint64_t codes_at = memory::padded(plan.workspace_size());
+  const std::uint64_t scales_at = codes_at + (quantises ? memory::padded(size(a->rows * a->columns)) : 0);
+  const auto bytes = static_cast<std::int64_t>(scales_at + (quantises ? size(a->rows) * sizeof(float) : 0));
   const Tensor workspace = bytes > 0 ? workspace_of(bytes, where, torch) : Tensor();
+  auto* const base = bytes > 0 ? static_cast<std::byte*>(workspace.data_ptr()) : nullptr;
   const Stream stream = on_gpu ? stream_of(where, torch) : Stream();
+  Arguments arguments = {x.data_ptr(), &weight, out.data_ptr()};
+  if (token_scale != nullptr) arguments.token_scale = static_cast<const float*>(token_scale->data_ptr());
+  if (quantises && a->rows > 0) {
+    auto* const scales = reinterpret_cast<float*>(base + scales_at);
+    check(machete::quantize_tokens(tokens_of(plans.kind(), *a), x.data_ptr(), base + codes_at, scales,
+                                   {key.device, plans.kind().overlap}, stream));
+    arguments.a = base + codes_at;
+    arguments.token_scale = scales;
+  }
   // Each tensor has said already where it lies.
-  check(internal::run_placed(plan, {x.data_ptr(), &weight, out.data_ptr()}, bytes > 0 ? workspace.data_ptr() : nullptr,
-                             plan.workspace_size(), stream));
+  check(internal::run_placed(plan, arguments, base, plan.workspace_size(), stream));
   return true;
 }
 
@@ -259,44 +301,33 @@ namespace {
 
 // The plans of a kind, which are kept for good: what is said of a product in words is understood once.
 void* plans_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
-               std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu) {
-  Kind kind;
-  kind.n = n;
-  kind.k = k;
-  kind.group_size = group_size;
-  kind.a_type = value_of(parse_data_type(view(scale_type)));
-  kind.w_type = value_of(parse_weight_type(view(weight_type)));
-  kind.overlap = overlap;
-  kind.batch_invariant = batch_invariant;
-  kind.swiglu = swiglu;
-  kind.schedule = view(schedule);
-  return new PlanCache(std::move(kind));
+               std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu,
+               const String& activations, bool fast_accumulation) {
+  return new PlanCache(kind_of(n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu,
+                               activations, fast_accumulation));
 }
 
 bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out) {
-  return linear(*static_cast<PlanCache*>(plans), x, packed, out);
+  return linear(*static_cast<PlanCache*>(plans), {x, packed, out});
+}
+
+bool linear_of_codes(void* plans, const TensorView& codes, const TensorView& token_scale, const TensorView& packed,
+                     const TensorView& out) {
+  return linear(*static_cast<PlanCache*>(plans), {codes, packed, out, &token_scale});
 }
 
 // name, estimate in us, workspace in bytes, reason
 using Choice = Tuple<String, double, std::int64_t, String>;
 
-Array<Choice> list_schedules(std::int64_t m, std::int64_t n, std::int64_t k, const String& weight_type,
-                             const String& a_type, std::int64_t group_size, DLDevice device, bool overlap,
-                             bool batch_invariant, bool swiglu) {
-  Problem problem;
-  problem.m = m;
-  problem.n = n;
-  problem.k = k;
-  problem.a_type = problem.d_type = value_of(parse_data_type(view(a_type)));
-  problem.w_type = value_of(parse_weight_type(view(weight_type)));
-  problem.group_size = group_size;
-  if (swiglu) problem.epilogue.activation = Activation::kSwiglu;
-  PlanOptions options;
-  options.device = device.device_type == kDLCUDA ? Device::cuda(device.device_id) : Device::cpu();
-  options.overlap = overlap;
-  options.batch_invariant = batch_invariant;
+Array<Choice> list_schedules(std::int64_t m, DLDevice where, std::int64_t n, std::int64_t k, const String& weight_type,
+                             const String& scale_type, std::int64_t group_size, bool overlap, bool batch_invariant,
+                             bool swiglu, const String& activations, bool fast_accumulation) {
+  const Kind kind = kind_of(n, k, weight_type, scale_type, group_size, "", overlap, batch_invariant, swiglu,
+                            activations, fast_accumulation);
+  const Device device = where.device_type == kDLCUDA ? Device::cuda(where.device_id) : Device::cpu();
   Array<Choice> choices;
-  for (const ScheduleChoice& choice : value_of(machete::list_schedules(problem, options))) {
+  for (const ScheduleChoice& choice :
+       value_of(machete::list_schedules(problem_of(kind, m), options_of(kind, device)))) {
     choices.push_back(Choice(String(choice.name), choice.estimate_us, static_cast<std::int64_t>(choice.workspace_size),
                              String(choice.reason)));
   }
@@ -309,6 +340,7 @@ String version() { return kVersion; }
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(plans_of, plans_of);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear_by);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear_of_codes, linear_of_codes);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
 

@@ -14,9 +14,16 @@ class PlanCache;
 /// Of the output.
 std::int64_t columns_of(const PlanCache& plans);
 
-/// One product. False: x has to be copied before, or lies elsewhere than out; nothing was done. The stream and the
-/// workspace are torch's: by its `torch` interface, or where that is null by the environment that tvm-ffi has set.
-bool linear(PlanCache& plans, const TensorView& x /* [..., K] */, const TensorView& packed,
-            const TensorView& out /* [..., N], with swiglu [..., N / 2] */, const DLPackExchangeAPI* torch = nullptr);
+struct Operands {
+  const TensorView& x;  // [..., K]; of kinds with 8-bit activations either codes, or quantised here
+  const TensorView& packed;
+  const TensorView& out;                    // [..., N], with swiglu [..., N / 2]
+  const TensorView* token_scale = nullptr;  // [...], of codes
+};
+
+/// One product. False: x or its scales have to be copied before, or lie elsewhere than out; nothing was done. The
+/// stream and the workspace are torch's: by its `torch` interface, or where that is null by the environment that
+/// tvm-ffi has set.
+bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI* torch = nullptr);
 
 }  // namespace machete::python

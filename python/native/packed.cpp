@@ -38,14 +38,14 @@ PackedWeight weight_in(const TensorView& packed, const PackedHeader& header) {
 }  // namespace
 
 PackedHeader expected_header(std::int64_t n, std::int64_t k, std::string_view weight_type, std::string_view scale_type,
-                             std::int64_t group_size, bool swiglu) {
+                             std::int64_t group_size, bool swiglu, int activation_bits) {
   QuantizedWeight weight;
   weight.type = value_of(parse_weight_type(weight_type));
   weight.n = n;
   weight.k = k;
   weight.group_size = group_size;
   weight.zero_point_type = DataType::kF16;  // whatever they are: integers, too, are served as such
-  return value_of(packed_header(weight, value_of(parse_data_type(scale_type)), swiglu));
+  return value_of(packed_header(weight, value_of(parse_data_type(scale_type)), swiglu, activation_bits));
 }
 
 std::int64_t bytes_of(const PackedHeader& header) {
@@ -78,11 +78,6 @@ PackedHeader read_header(const TensorView& start, std::int64_t bytes) {
   }
   std::memcpy(&header, start.data_ptr(), sizeof(header));
   check(validate::header(header));
-  if (header.activation_bits != 16) {
-    raise(StatusCode::kUnsupported,
-          fmt::format("packed is for {}-bit activations, which are served from C++ alone; prepack it for 16-bit ones",
-                      header.activation_bits));
-  }
   check_size(bytes, header);
   return header;
 }

@@ -10,7 +10,7 @@ namespace machete::python {
 
 /// The header that such a weight has; raises where no kernel serves it.
 PackedHeader expected_header(std::int64_t n, std::int64_t k, std::string_view weight_type, std::string_view scale_type,
-                             std::int64_t group_size, bool swiglu = false);
+                             std::int64_t group_size, bool swiglu, int activation_bits);
 
 /// The header of such a weight whose groups have an order of their own.
 PackedHeader act_ordered(PackedHeader header);

@@ -22,6 +22,8 @@ std::string name_of_dtype(DLDataType type) {
       return fmt::format("s{}", type.bits);
     case kDLUInt:
       return fmt::format("u{}", type.bits);
+    case kDLFloat8_e4m3fn:
+      return "e4m3";
     case kDLBool:
       return "bool";
     default:
@@ -68,12 +70,12 @@ Device device_of(const TensorView& tensor) {
 }
 
 DataType type_of(const char* name, const TensorView& tensor) {
-  if (same(tensor.dtype(), dlpack_type(DataType::kBf16))) return DataType::kBf16;
-  if (same(tensor.dtype(), dlpack_type(DataType::kF16))) return DataType::kF16;
-  if (same(tensor.dtype(), dlpack_type(DataType::kF32))) return DataType::kF32;
-  if (same(tensor.dtype(), dlpack_type(DataType::kU8))) return DataType::kU8;
+  for (const DataType type :
+       {DataType::kBf16, DataType::kF16, DataType::kF32, DataType::kU8, DataType::kS8, DataType::kE4m3}) {
+    if (same(tensor.dtype(), dlpack_type(type))) return type;
+  }
   raise(StatusCode::kInvalidArgument,
-        fmt::format("{} of {} must be bf16, f16, f32 or u8; convert it", name, describe(tensor)));
+        fmt::format("{} of {} must be bf16, f16, f32, u8, s8 or e4m3; convert it", name, describe(tensor)));
 }
 
 void check_on_cpu(const char* name, const TensorView& tensor) {
@@ -93,9 +95,12 @@ Tensor to_tensor(std::vector<std::uint8_t> bytes, DLDataType type, const std::ve
 }
 
 DLDataType dlpack_type(DataType type) {
-  if (type == DataType::kU8) return bytes_type();
-  return {static_cast<std::uint8_t>(type == DataType::kBf16 ? kDLBfloat : kDLFloat),
-          static_cast<std::uint8_t>(bytes_of(type) * 8), 1};
+  const auto code = type == DataType::kBf16   ? kDLBfloat
+                    : type == DataType::kU8   ? kDLUInt
+                    : type == DataType::kS8   ? kDLInt
+                    : type == DataType::kE4m3 ? kDLFloat8_e4m3fn
+                                              : kDLFloat;
+  return {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(bytes_of(type) * 8), 1};
 }
 
 }  // namespace machete::python

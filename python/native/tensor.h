@@ -20,7 +20,7 @@ std::string describe(const TensorView& tensor);
 
 Device device_of(const TensorView& tensor);
 
-/// The library's type of a floating point or uint8 tensor; raises for others.
+/// The library's type of a tensor; raises where it has none.
 DataType type_of(const char* name, const TensorView& tensor);
 
 /// Raises unless the tensor lies there.

@@ -72,12 +72,13 @@ Canonical quantize(TensorView weight, const String& weight_type, std::int64_t gr
 
 Tensor prepack(TensorView qweight, TensorView scales, Optional<TensorView> zero_points, Optional<TensorView> g_idx,
                std::int64_t k, const String& weight_type, std::int64_t group_size, const String& scale_type,
-               bool round_scales, bool swiglu) {
+               bool round_scales, bool swiglu, int activation_bits) {
   PrepackOptions options;
   options.device = Device::cpu();
   options.scale_type = value_of(parse_data_type(text(scale_type)));
   options.round_scales = round_scales;
   options.swiglu = swiglu;
+  options.activation_bits = activation_bits;
   const QuantizedWeight weight =
       borrow_canonical(qweight, scales, zero_points, g_idx, k, text(weight_type), group_size);
   return packed_tensor(value_of(machete::prepack(weight, options)));
@@ -105,13 +106,13 @@ Tensor dequantize(TensorView packed) {
   return to_tensor(std::move(bytes), dlpack_type(DataType::kF32), {view.n, view.k});
 }
 
-// weight_type, scale_type, n, k, group_size, swiglu, and the bytes at the end that are an order of K
-using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t, bool, std::int64_t>;
+// weight_type, scale_type, n, k, group_size, swiglu, activation_bits, and the bytes at the end that are an order of K
+using Header = Tuple<String, String, std::int64_t, std::int64_t, std::int64_t, bool, int, std::int64_t>;
 
 Header header(TensorView start, std::int64_t bytes) {
   const PackedHeader h = read_header(start, bytes);
   const auto name = [](auto type) { return String{std::string(name_of(type))}; };
-  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size, h.swiglu != 0,
+  return Header(name(h.type), name(h.scale_type), h.n, h.k, h.group_size, h.swiglu != 0, int{h.activation_bits},
                 static_cast<std::int64_t>(h.permutation_bytes));
 }
 
@@ -132,8 +133,8 @@ void check_permutation(TensorView bytes, std::int64_t k) {
 }
 
 std::int64_t packed_bytes(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
-                          std::int64_t group_size, bool swiglu) {
-  return bytes_of(expected_header(n, k, text(weight_type), text(scale_type), group_size, swiglu));
+                          std::int64_t group_size, bool swiglu, int activation_bits) {
+  return bytes_of(expected_header(n, k, text(weight_type), text(scale_type), group_size, swiglu, activation_bits));
 }
 
 void save(TensorView packed, const String& path) { check(machete::save(borrow(packed), text(path))); }

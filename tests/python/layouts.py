@@ -78,5 +78,10 @@ def pack_quantized(x: Layer, symmetric: bool = True) -> dict[str, Tensor]:
     return tensors
 
 
+def float_quantized(x: Layer) -> dict[str, Tensor]:
+    """Of 4 bits, whose integers e4m3 has."""
+    return {"weight": (x.codes - 8).to(torch.float8_e4m3fn), "weight_scale": x.scales.T.contiguous()}
+
+
 def int_quantized(x: Layer) -> dict[str, Tensor]:
     return {"weight": (x.codes - 128).to(torch.int8), "weight_scale": x.scales.T.contiguous()}

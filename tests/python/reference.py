@@ -19,8 +19,15 @@ _DEFAULT = re.findall(r"^default \w+ (\w+) (\w+)", MANIFEST, re.MULTILINE)
 # By activation type, the weights that the default build has kernels for.
 DEFAULT_KERNELS = {
     a_type: {w_type for w_type in WEIGHT_TYPES if (RUNS_AS.get(w_type, w_type), a_type) in _DEFAULT}
-    for a_type in ("bf16", "f16")
+    for a_type in ("bf16", "f16", "s8", "e4m3")
 }
+# Pairs of a weight type and activations of 8 bits that meet.
+MEETS = [
+    (w_type, a_type)
+    for w_type, a_types in re.findall(r"^type (\w+) [^#]* meets ([\w,]+)", MANIFEST, re.MULTILINE)
+    for a_type in a_types.split(",")
+]
+CODES = {"s8": torch.int8, "e4m3": torch.float8_e4m3fn}
 
 
 def values(weight: QuantizedWeight) -> Tensor:
@@ -59,16 +66,32 @@ def dequantize(weight: QuantizedWeight) -> Tensor:
     return (values(weight) - zero) * spread(weight.scales)
 
 
-def check(d: Tensor, x: Tensor, weight: QuantizedWeight) -> None:
-    """Holds every element of d = x W^T to the contract's bound."""
+def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The formula of include/machete/tokens.h: codes [..., K] and token_scale [...]."""
+    a = x.float()
+    largest, limit = a.abs().amax(-1), torch.tensor(127.0 if dtype == torch.int8 else 448.0)
+    tiny, broken = largest <= limit * 2.0**-126, ~a.isfinite().all(-1)
+    scale = torch.where(tiny, 2.0**-126, largest / limit).masked_fill(broken, torch.nan)
+    scaled = a * torch.where(tiny, 2.0**126, limit / largest).unsqueeze(-1)
+    codes = scaled.masked_fill(broken.unsqueeze(-1), 0).clamp(-limit, limit)
+    return (codes.round() if dtype == torch.int8 else codes).to(dtype), scale
+
+
+def check(d: Tensor, x: Tensor, weight: QuantizedWeight, token_scale: Tensor | None = None) -> None:
+    """Holds every element of d = x W^T to the contract's bound; of codes with their scales too."""
     w = dequantize(weight)
     a = x.detach().double().reshape(-1, weight.k)
     exact = a @ w.T
-    error = (d.detach().double().reshape(exact.shape) - exact).abs()
     u = UNIT_ROUNDOFF[d.dtype]
-    before = 8 * (a.square() @ w.square().T).sqrt() * (u + (weight.k / 16 + 16) * 2.0**-23)
-    if d.dtype == torch.float16:
+    product = {torch.int8: 2.0**-24, torch.float8_e4m3fn: 2.0**-9}.get(x.dtype, u)
+    before = 8 * (a.square() @ w.square().T).sqrt() * (product + (weight.k / 16 + 16) * 2.0**-23)
+    if x.dtype == torch.float16:
         before += 8 * 2.0**-25 * a.square().sum(1, keepdim=True).sqrt()
+    if token_scale is not None:
+        scale = token_scale.double().reshape(-1, 1)
+        exact *= scale
+        before = before * scale + 2.0**-24 * exact.abs()
+    error = (d.detach().double().reshape(exact.shape) - exact).abs()
     bound = before + u * (exact.abs() + before) + SMALLEST[d.dtype]
     ratio = (error / bound).max().item() if error.numel() else 0.0
     assert ratio <= 1, f"{ratio} of the bound at x {list(x.shape)}, N={weight.n}, group_size={weight.group_size}"

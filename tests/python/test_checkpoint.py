@@ -33,6 +33,7 @@ KINDS = {
     "pack-quantized 8 zeros": (None, 8, False, False, lambda x: layouts.pack_quantized(x, False)),
     "pack-quantized 4 act-order": (None, 4, True, True, layouts.pack_quantized),
     "int-quantized": (None, 8, True, False, layouts.int_quantized),
+    "float-quantized": (None, 4, True, False, layouts.float_quantized),
 }
 CONFIGS = {
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 32},
@@ -40,6 +41,7 @@ CONFIGS = {
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True},
     "pack-quantized": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
     "int-quantized": {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {}},
+    "float-quantized": {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {}},
 }
 
 
@@ -71,7 +73,7 @@ def test_what_the_formats_own_libraries_wrote(file):
         assert torch.equal(quantized.packed().dequantize(), weight), name
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if "awq" not in kind and "int" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith(("gptq", "pack"))])
 @pytest.mark.parametrize("bias", [False, True])
 def test_and_written_back_bit_for_bit(kind, bias):
     format, bits, symmetric, act_order, make = KINDS[kind]
@@ -217,6 +219,47 @@ def test_a_model_is_loaded_saved_and_loaded_again(tmp_path, kind, shards):
     assert torch.equal(logits(again), logits(model))
 
 
+def blocks_of_fp8(n, k):
+    """Tensors of a layer as DeepSeek's checkpoints have them, and what they mean."""
+    codes = torch.randint(-8, 9, (n, k)).to(torch.float8_e4m3fn)
+    scales = torch.randint(1, 8, (-(-n // 128), -(-k // 128))) / 2.0**8
+    weight = codes.double() * scales.double().repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)[:, :k]
+    return {"weight": codes, "weight_scale_inv": scales}, weight
+
+
+@pytest.mark.parametrize(("n", "k"), [(64, 64), (200, 300), (256, 512)])
+def test_blocks_of_fp8(n, k):
+    tensors, weight = blocks_of_fp8(n, k)
+    found = machete.Linear.from_checkpoint(tensors, dtype=torch.bfloat16, activations="e4m3")
+    assert (found.weight_type, found.group_size) == ("e4m3", 128 if k > 128 else -1)
+    assert torch.equal(found.packed().dequantize().double(), weight)
+
+
+def test_a_model_of_fp8_quantises_its_activations_if_told(tmp_path):
+    model = llama(torch.bfloat16)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            tensors, weight = blocks_of_fp8(*module.weight.shape)
+            module.weight.data = weight.bfloat16()
+            state |= {f"{name}.{suffix}": value for suffix, value in tensors.items()}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    said = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    config = {**model.config.to_dict(), "architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+    expected = logits(model)
+    for activations, loss in ((None, 0.01), ("e4m3", 0.15)):
+        config = machete.Config(backend="machete", activations=activations)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+        assert loaded.model.layers[1].mlp.up_proj.activations == activations
+        error = (logits(loaded) - expected).norm() / expected.norm()
+        assert error < loss, activations
+    assert error > 0.005
+    with pytest.raises(NotImplementedError, match=r"\(fp8\): activations='s8' with e4m3 weights is not served"):
+        config = machete.Config(backend="machete", activations="s8")
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+
+
 def test_layers_of_several_kinds_and_a_bias_that_the_model_has_not(tmp_path):
     def change(state):
         for suffix in ("qweight", "qzeros", "scales", "g_idx"):
@@ -270,7 +313,7 @@ def test_models_that_cannot_be_loaded_name_the_layer_and_the_remedy(tmp_path):
     def fp8(state):
         for suffix in ("qweight", "qzeros", "scales", "g_idx"):
             del state[f"{name}.{suffix}"]
-        state[f"{name}.weight"] = torch.zeros(64, 96, dtype=torch.float8_e4m3fn)
+        state[f"{name}.weight"] = torch.zeros(64, 96, dtype=torch.float8_e5m2)
         state[f"{name}.weight_scale"] = torch.ones(64, 1)
 
     for number, (change, options, error, text) in enumerate(
@@ -279,7 +322,7 @@ def test_models_that_cannot_be_loaded_name_the_layer_and_the_remedy(tmp_path):
             (inexact, {"dtype": torch.bfloat16}, ValueError, f"{name}: scales.* no exact bf16 .*round_scales=True"),
             (infinite, {}, ValueError, f"{name}: .*the scale of row 0, group 0, is inf"),
             (other_size, {}, ValueError, rf"{name} .gptq. is a linear layer \[64, 64\], in the model Linear"),
-            (fp8, {}, NotImplementedError, f"{name} .float-quantized.: .*; load the checkpoint without"),
+            (fp8, {}, NotImplementedError, f"{name} .float-quantized.: weights of e5m2.*; load the checkpoint without"),
             (stranger, {}, ValueError, "other .gptq. is no linear layer of LlamaForCausalLM; load"),
         )
     ):
