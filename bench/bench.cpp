@@ -53,7 +53,7 @@ Status check_options(const BenchOptions& options) {
     return {StatusCode::kInvalidArgument, "a timeline is printed, not written; leave the JSON path out"};
   }
   if (options.group_sizes.empty()) return {StatusCode::kInvalidArgument, "no group size is given; take 128"};
-  if (options.all_schedules && !options.schedule.empty()) {
+  if (options.all_schedules && !options.schedules.empty()) {
     return {StatusCode::kInvalidArgument, "either one schedule is forced or all are timed; choose one"};
   }
   return {};
@@ -96,7 +96,7 @@ class Session {
                            std::int64_t group_size);
   Status show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans);
 
-  Result<std::vector<Plan>> plans_for(const Problem& problem);
+  Result<std::vector<Plan>> plans_for(const RotatedWeight& weight, const Problem& problem);
   Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
   Status launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                        std::int64_t weight_copy, std::int64_t slot);
@@ -115,6 +115,14 @@ class Session {
     Problem problem = problem_of(weight, m, a_type, group_size, options_.epilogue);
     problem.fast_accumulation = options_.fast_accumulation;
     return problem;
+  }
+  // "" where the planner chooses.
+  std::string forced_for(const RotatedWeight& weight) const {
+    for (const std::string& name : {weight.shape().name, std::string()}) {
+      const auto found = options_.schedules.find(name);
+      if (found != options_.schedules.end()) return found->second;
+    }
+    return {};
   }
   PlanOptions plan_options(const std::string& schedule) const {
     PlanOptions result;
@@ -160,6 +168,14 @@ Status Session::run() {
     const std::size_t linears = times_linears() ? kept.shapes.size() * options_.group_sizes.size() : 0;
     const std::size_t chains = kept.chain ? 1 : 0;
     steps_ += static_cast<std::int64_t>(options_.a_types.size() * options_.ms.size() * (linears + chains));
+  }
+  for (const auto& [linear, schedule] : options_.schedules) {
+    const auto has = [&, &name = linear](const Suite& suite) { return only({name}, suite).shapes.size() == 1; };
+    if (!linear.empty() && std::none_of(suites_.begin(), suites_.end(), has)) {
+      return {StatusCode::kInvalidArgument,
+              fmt::format("{}={}: no suite has a linear '{}'; {} has {}", linear, schedule, linear,
+                          suites_.front().name, names_of(suites_.front()))};
+    }
   }
   tuning::ResultFile file;
   if (!options_.json_path.empty()) {
@@ -270,8 +286,9 @@ Status Session::time_suite(const Suite& suite, DataType a_type, std::int64_t gro
 }
 
 // The planner's choice, the forced schedule, or all; none where the forced schedule does not serve the problem.
-Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
-  std::vector<std::string> names = {options_.schedule};
+Result<std::vector<Plan>> Session::plans_for(const RotatedWeight& weight, const Problem& problem) {
+  const std::string forced = forced_for(weight);
+  std::vector<std::string> names = {forced};
   if (options_.all_schedules) {
     const Result<std::vector<ScheduleChoice>> choices = list_schedules(problem, plan_options({}));
     if (!choices.ok()) return choices.status();
@@ -285,7 +302,7 @@ Result<std::vector<Plan>> Session::plans_for(const Problem& problem) {
     Result<Plan> plan = machete::plan(problem, plan_options(name));
     if (plan.ok()) {
       plans.push_back(std::move(*plan));
-    } else if (options_.schedule.empty()) {
+    } else if (forced.empty()) {
       return plan.status();
     } else {
       not_served_ = plan.status();
@@ -321,7 +338,7 @@ Status Session::check(const Plan& plan, const RotatedWeight& weight, const Stage
 
 Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, const Stage& stage,
                             const Problem& problem) {
-  const Result<std::vector<Plan>> plans = plans_for(problem);
+  const Result<std::vector<Plan>> plans = plans_for(weight, problem);
   if (!plans.ok()) return plans.status();
   if (plans->empty()) return {};
   if (Status status = runner_.reserve_workspace(*plans); !status.ok()) return status;
@@ -384,8 +401,9 @@ Status Session::time_chain(const Suite& suite, const Stage& stage, std::int64_t 
   std::int64_t bytes = 0;
   for (const RotatedWeight& weight : stage.weights) {
     const Problem problem = problem_for(weight, m, a_type, group_size);
-    Result<Plan> plan = machete::plan(problem, plan_options(options_.schedule));
-    if (!plan.ok() && !options_.schedule.empty()) return {};  // said when the linear was left out
+    const std::string forced = forced_for(weight);
+    Result<Plan> plan = machete::plan(problem, plan_options(forced));
+    if (!plan.ok() && !forced.empty()) return {};  // said when the linear was left out
     if (!plan.ok()) return plan.status();
     bytes += weight.bytes(m);
     chain.wrong = chain.wrong || found_wrong(suite.name, weight.shape().name, *plan);

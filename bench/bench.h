@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,19 +19,21 @@ struct BenchOptions {
   WeightType w_type = WeightType::kU4b8;
   std::vector<std::int64_t> group_sizes{128};  // a multiple of 16, or -1
   std::string json_path;                       // where the results go; empty: nowhere
-  std::string schedule;                        // force this one; shapes that it does not serve are left out
-  bool all_schedules = false;                  // one row for every schedule that serves a problem
-  int top = 0;                                 // of all schedules only so many, best by the planner's estimate; 0: all
-  bool overlap = false;                        // plans with programmatic dependent launch
-  bool batch_invariant = false;                // plans that give a token the same bits whatever M
-  bool fast_accumulation = false;              // of e4m3 activations
-  Epilogue epilogue;                           // of every linear; results are then not checked: the GPU tests do
-  bool neighbours = false;  // chains among kernels of others (bench/neighbours.h), launched both ways
-  bool timeline = false;    // print the course of each chain's kernels instead of timing linears
-  bool cublas = true;       // time cuBLAS with dense weights beside it
-  bool check = true;        // hold the results to their bounds before timing
-  int device = 0;           // the CUDA device
-  std::string commit;       // recorded with the results
+  // By the name of a linear, or "" for those that are not named: the schedule to force. What it does not serve is left
+  // out.
+  std::map<std::string, std::string> schedules;
+  bool all_schedules = false;      // one row for every schedule that serves a problem
+  int top = 0;                     // of all schedules only so many, best by the planner's estimate; 0: all
+  bool overlap = false;            // plans with programmatic dependent launch
+  bool batch_invariant = false;    // plans that give a token the same bits whatever M
+  bool fast_accumulation = false;  // of e4m3 activations
+  Epilogue epilogue;               // of every linear; results are then not checked: the GPU tests do
+  bool neighbours = false;         // chains among kernels of others (bench/neighbours.h), launched both ways
+  bool timeline = false;           // print the course of each chain's kernels instead of timing linears
+  bool cublas = true;              // time cuBLAS with dense weights beside it
+  bool check = true;               // hold the results to their bounds before timing
+  int device = 0;                  // the CUDA device
+  std::string commit;              // recorded with the results
 };
 
 /// Times the suites: a table to stdout, progress to stderr, JSON to `json_path` (complete, or not at all). Errors: bad

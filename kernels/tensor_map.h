@@ -55,14 +55,14 @@ inline bool encode_weights(const Launch& launch, int k, int strips, CUtensorMap*
                               CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
-/// Scales or zero points: (16, groups, N/16) of 16 bit, box (16, groups, strips).
+/// Scales or zero points: (groups * 16, N/16) of 16 bit, box (groups * 16, strips): a strip's groups are contiguous,
+/// and one row for TMA, which counts rows more than bytes.
 inline bool encode_scales(const Launch& launch, const void* scales, int groups, int strips, CUtensorMap* map) {
-  const auto packed_groups = static_cast<std::uint64_t>(launch.shape.packed_groups);
-  return encode_tensor_map<3>(
+  const auto row = static_cast<std::uint64_t>(launch.shape.packed_groups) * layout::kStripRows;
+  return encode_tensor_map<2>(
       launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, scales,
-      {layout::kStripRows, packed_groups, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows},
-      {layout::kStripRows * 2, packed_groups * layout::kStripRows * 2},
-      {layout::kStripRows, static_cast<std::uint32_t>(groups), static_cast<std::uint32_t>(strips)},
+      {row, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows}, {row * 2},
+      {static_cast<std::uint32_t>(groups * layout::kStripRows), static_cast<std::uint32_t>(strips)},
       CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 

@@ -1,5 +1,7 @@
 #include <CLI/CLI.hpp>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,7 +29,7 @@ struct Options {
   WeightType w_type = WeightType::kU4b8;
   std::vector<std::int64_t> group_sizes = {128};
   std::string json_path;
-  std::string schedule;
+  std::map<std::string, std::string> schedules;
   bool all_schedules = false;
   int top = 0;
   Epilogue epilogue;
@@ -60,7 +62,7 @@ Status bench_on_gpu(const Options& options) {
   bench.w_type = options.w_type;
   bench.group_sizes = options.group_sizes;
   bench.json_path = options.json_path;
-  bench.schedule = options.schedule;
+  bench.schedules = options.schedules;
   bench.all_schedules = options.all_schedules;
   bench.top = options.top;
   bench.epilogue = options.epilogue;
@@ -102,6 +104,7 @@ Examples:
   machete bench
   machete bench --suite llama8b,square --m 1,16,256 --a bf16 --json results.json
   machete bench --suite llama8b --m 1 --all-schedules
+  machete bench --suite llama8b --m 16 --overlap --schedule gate_up=batch_64x16x128
   machete bench --suite llama8b --m 16 --a bf16 --overlap --timeline)");
   auto options = std::make_shared<Options>();
   command->add_option("--suite", options->suites, "llama8b, llama70b, square, deepseek, odd; default llama8b")
@@ -123,8 +126,21 @@ Examples:
       ->delimiter(',')
       ->allow_extra_args(false)
       ->option_text("SIZE,...");
-  CLI::Option* schedule = command->add_option("--schedule", options->schedule, "force this schedule where it serves");
-  schedule->option_text("NAME");
+  CLI::Option* schedule = command
+                              ->add_option_function<std::vector<std::string>>(
+                                  "--schedule",
+                                  [options](const std::vector<std::string>& texts) {
+                                    for (const std::string& text : texts) {
+                                      const std::size_t mark = text.find('=');
+                                      const bool named = mark != std::string::npos;
+                                      options->schedules[named ? text.substr(0, mark) : ""] =
+                                          named ? text.substr(mark + 1) : text;
+                                    }
+                                  },
+                                  "force this schedule where it serves, or those of linears by name")
+                              ->delimiter(',')
+                              ->allow_extra_args(false)
+                              ->option_text("NAME or LINEAR=NAME,...");
   command->add_flag("--all-schedules", options->all_schedules, "a row for every schedule that serves a problem")
       ->excludes(schedule)
       ->option_text(" ");

@@ -125,11 +125,12 @@ class Producer {
         full, Config::kWeightBytes + tokens * Config::kTokenBytes + (kZeroPoints ? 2 : 1) * scale_bytes);
     cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, full, weight_hint_, shared_.weights[stage],
                                  block * Config::kTileK * Config::Converter::kBits / 4, tile.n * Config::kStrips);
-    cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], 0, group,
+    const int first = group * layout::kStripRows;  // of a strip's scales
+    cute::SM90_TMA_LOAD_2D::copy(&maps_.scales, full, kSharedHint, shared_.scales[stage], first,
                                  tile.n * Config::kStrips);
     if constexpr (kZeroPoints) {
-      cute::SM90_TMA_LOAD_3D::copy(&maps_.zero_points, full, kSharedHint, shared_.scales[stage] + Config::kScaleBytes,
-                                   0, group, tile.n * Config::kStrips);
+      cute::SM90_TMA_LOAD_2D::copy(&maps_.zero_points, full, kSharedHint, shared_.scales[stage] + Config::kScaleBytes,
+                                   first, tile.n * Config::kStrips);
     }
   }
 

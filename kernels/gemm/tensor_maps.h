@@ -14,7 +14,7 @@ struct TensorMaps {
   CUtensorMap activations;       // (K, M), box (128 bytes, BLK_M), 128-byte swizzle; of all token tiles but the last
   CUtensorMap last_activations;  // the same, box (128 bytes, last_tokens)
   CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (BLK_K, BLK_N/16): a strip's tiles are contiguous
-  CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a stage, BLK_N/16)
+  CUtensorMap scales;       // (groups*16, N/16) of 16 bit, box (groups a stage * 16, BLK_N/16)
   CUtensorMap zero_points;  // the same, where the weights have them
   int last_tile;            // of tokens
   int last_tokens;          // in it

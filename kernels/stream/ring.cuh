@@ -16,7 +16,7 @@ using TransactionBarrier = cutlass::arch::ClusterTransactionBarrier;
 
 struct TensorMaps {
   CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (kSlotK, kStrips)
-  CUtensorMap scales;       // (16, groups, N/16) of 16 bit, box (16, groups a slot, kStrips)
+  CUtensorMap scales;       // (groups*16, N/16) of 16 bit, box (groups a slot * 16, kStrips)
   CUtensorMap zero_points;  // the same, where the weights have them
   // (K, M) of 16 bit, box (64, tokens), 128-byte swizzle; only where slots hold activations. The box has the tokens
   // there are: zeros beyond M would cost as much as tokens, and what is in their place meets other columns of D.
@@ -107,10 +107,11 @@ class Ring {
                                    from.slot * Config::kSlotK * Config::Converter::kBits / 4,
                                    from.row_tile * Config::kStrips);
       std::uint8_t* scales = scales_ + place * kKinds * scale_bytes_;
-      cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kShared, scales, 0, group, from.row_tile * Config::kStrips);
+      cute::SM90_TMA_LOAD_2D::copy(&maps_.scales, barrier, kShared, scales, group * layout::kStripRows,
+                                   from.row_tile * Config::kStrips);
       if constexpr (Config::Converter::kZeroPoints) {
-        cute::SM90_TMA_LOAD_3D::copy(&maps_.zero_points, barrier, kShared, scales + scale_bytes_, 0, group,
-                                     from.row_tile * Config::kStrips);
+        cute::SM90_TMA_LOAD_2D::copy(&maps_.zero_points, barrier, kShared, scales + scale_bytes_,
+                                     group * layout::kStripRows, from.row_tile * Config::kStrips);
       }
     }
   }

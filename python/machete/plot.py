@@ -1,8 +1,8 @@
 """Draws recorded measurements: microseconds and speed-up over cuBLAS, over M, rooflines, whole models.
 
-Of every suite among the results: <suite>-chain, <suite>-linears and <suite>-roofline, or <suite>-steps alone; of a whole
-model, end-to-end; as PNG and SVG. A run with --overlap is drawn beside the one without, peers beside results of the
-same card.
+Of every suite among the results: <suite>-chain, <suite>-linears and <suite>-roofline, or <suite>-steps alone; of a
+whole model, end-to-end; as PNG and SVG. A run with --overlap is drawn beside the one without, peers beside results of
+the same card.
 """
 
 from collections.abc import Iterable, Sequence

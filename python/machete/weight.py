@@ -14,6 +14,8 @@ from machete.product import How, Product, product_of
 from machete.tokens import activations_of
 
 HEADER_BYTES = 128
+# Set in codes that are no numbers, and in those alone.
+SPECIAL_BITS = {"e4m3": 0x7F, "e5m2": 0x7C}
 
 
 def _tensors(parts: Sequence[Any]) -> Iterator[Any]:
@@ -37,6 +39,19 @@ class QuantizedWeight:
     k: int  # input features
     group_size: int  # elements of K that share a scale, a multiple of 16; -1: all of them
     g_idx: Tensor | None = None  # int32 [K], the group of each k where they lie in an order of their own (act-order)
+
+    def check_codes(self) -> None:
+        """ValueError: NaN or Inf among the codes, which CUDA kernels do not know."""
+        bits = SPECIAL_BITS.get(self.weight_type)
+        if bits is None:
+            return
+        found = (self.qweight & bits == bits).nonzero()  # [count, 2]
+        if len(found) > 0:
+            row, column = found[0].tolist()
+            raise ValueError(
+                f"qweight[{row}, {column}] is NaN or Inf, which CUDA kernels do not serve; quantise the layer again, "
+                "or run it on the CPU"
+            )
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Its tensors in CPU memory, as the library takes them."""
@@ -175,11 +190,14 @@ def prepack(
 
     `dtype`: of the activations it will meet, by default that of the scales. `device`: where the result shall lie, by
     default where `weight` does. Scales and zero points that `dtype` cannot hold are refused (ValueError), or with
-    `round_scales` rounded. `swiglu`: the weight is [gate; up], and will meet that epilogue. `activation_bits`: 8 where
-    activations will be quantised (`quantize_tokens`) before they meet it; NotImplementedError for weight types that
-    meet none of 8 bits.
+    `round_scales` rounded; NaN and Inf among codes are refused on a GPU. `swiglu`: the weight is [gate; up], and will
+    meet that epilogue. `activation_bits`: 8 where activations will be quantised (`quantize_tokens`) before they meet
+    it; NotImplementedError for weight types that meet none of 8 bits.
     """
     dtype = weight.scales.dtype if dtype is None else dtype
+    device = weight.qweight.device if device is None else torch.device(device)
+    if device.type == "cuda":
+        weight.check_codes()
     packed = native.prepack(
         *weight.parts(),
         weight.k,
@@ -190,4 +208,4 @@ def prepack(
         swiglu,
         activation_bits,
     )
-    return PackedWeight.from_tensor(torch.from_dlpack(packed).to(weight.qweight.device if device is None else device))
+    return PackedWeight.from_tensor(torch.from_dlpack(packed).to(device))

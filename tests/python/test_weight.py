@@ -187,3 +187,14 @@ def test_bad_input_is_refused_with_value_rule_and_remedy():
     ):
         with pytest.raises(error, match=text):
             call()
+
+
+@pytest.mark.parametrize(("weight_type", "code"), [("e4m3", 0x7F), ("e4m3", 0xFF), ("e5m2", 0x7C), ("e5m2", 0xFE)])
+def test_codes_that_are_no_numbers_are_refused_for_a_gpu(weight_type, code):
+    quantized = machete.quantize(torch.randn(4, 32), weight_type, 16)
+    quantized.check_codes()
+    quantized.qweight[2, 5] = code
+    with pytest.raises(ValueError, match=r"qweight\[2, 5\] is NaN or Inf"):
+        machete.prepack(quantized, device="cuda")
+    spoilt = machete.linear(torch.ones(1, 32, dtype=torch.bfloat16), machete.prepack(quantized))  # the CPU serves them
+    assert spoilt.isfinite().tolist() == [[True, True, False, True]]
