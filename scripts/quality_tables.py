@@ -28,14 +28,15 @@ CHOICES = [
 ]
 # Of a type the first file that has a number of tokens is taken: up to 64 with overlap.
 SPEEDS = [
-    "types/h100-llama8b-u4-2026-11-23.json",
-    "types/h100-llama8b-e2m1-2026-11-23.json",
-    "types/h100-llama8b-u8b128-2026-11-23.json",
-    "types/h100-llama8b-e4m3-2026-11-23.json",
-    "h100-llama8b-2026-11-23-5.json",
-    "h100-llama8b-2026-11-23-4.json",
+    "types/h100-llama8b-u4-2026-11-27.json",
+    "types/h100-llama8b-e2m1-2026-11-27.json",
+    "types/h100-llama8b-u8b128-2026-11-27.json",
+    "types/h100-llama8b-e4m3-2026-11-27.json",
+    "h100-llama8b-2026-11-27-4.json",
+    "h100-llama8b-2026-11-27-3.json",
 ]
-GROUPS = "h100-llama8b-2026-11-23-3.json"  # u4b8 in groups of every size, in one process
+# u4b8 in other groups than those of the last two, beside whose times theirs count
+GROUPS = {64: "groups/h100-llama8b-g64-2026-11-27.json", 32: "groups/h100-llama8b-g32-2026-11-27.json"}
 
 
 def replaced(text: str, mark: str, lines: list[str]) -> str:
@@ -68,28 +69,20 @@ def language_model(found: dict) -> list[str]:
     return lines
 
 
+def chain_of(name: str, weight: str, m: int) -> dict | None:
+    for chain in json.loads((RESULTS / name).read_text())["chains"]:
+        if (chain["w_type"], chain["m"], chain["a_type"]) == (weight, m, "bf16"):
+            return chain
+    return None
+
+
 def speed(weight: str, group_size: int, m: int) -> str:
     """How many times as fast as cuBLAS's bf16 the four linears are, one after another."""
-    for name in SPEEDS:
-        for chain in json.loads((RESULTS / name).read_text())["chains"]:
-            if (chain["w_type"], chain["m"], chain["a_type"]) == (weight, m, "bf16"):
-                share = cost(weight, group_size, m)
-                return "–" if share is None else f"{chain['cublas_us'] / chain['us'] / share:.2f}"
-    return "–"
-
-
-def cost(weight: str, group_size: int, m: int) -> float | None:
-    """Of groups of this size, times what groups of 128 take, of which the chains are."""
-    if group_size == 128:
-        return 1.0
-    rows = json.loads((RESULTS / GROUPS).read_text())["rows"]
-
-    def total(size: int) -> float | None:
-        found = [row for row in rows if (row["w_type"], row["group_size"], row["m"]) == (weight, size, m)]
-        return sum(row["us"] for row in found) if {row["name"] for row in found} == set(LLAMA8B) else None
-
-    here, there = total(group_size), total(128)
-    return None if here is None or there is None else here / there
+    known = next((chain for name in SPEEDS if (chain := chain_of(name, weight, m))), None)
+    here = known
+    if group_size != 128:
+        here = chain_of(GROUPS[group_size], weight, m) if weight == "u4b8" else None
+    return "–" if known is None or here is None else f"{known['cublas_us'] / here['us']:.2f}"
 
 
 def choices(found: dict) -> list[str]:
