@@ -115,7 +115,9 @@ Status tune(const Request& request, const Measure& measure, const Watch& watch) 
   table.provenance = provenance_of(journal->setting());
   std::vector<Entry> kept;
   if (request.kept.has_value()) {
-    table.provenance += "; elsewhere " + request.kept->provenance;
+    const std::string& before = request.kept->provenance;
+    const bool same_origin = before.compare(0, table.provenance.size(), table.provenance) == 0;
+    table.provenance = same_origin ? before : table.provenance + "; elsewhere " + before;
     kept = request.kept->entries;
   }
   table.entries = entries_of(journal->measurements(), request.tolerance, kept);

@@ -319,6 +319,9 @@ TEST_F(Tune, MergesATableOfItsKind) {
               ElementsAre("8x8 8 old", "32x64 64 batch_b", "32x64 96 gemm_a", "32x64 64 overlap batch_b",
                           "64x128 64 batch_b", "64x128 96 gemm_a", "64x128 512 old", "64x128 64 overlap batch_b"));
   EXPECT_THAT(table->provenance, HasSubstr("group size 128; elsewhere an older one"));
+  merging.kept = *table;  // measured in parts
+  ASSERT_TRUE(run(merging).ok());
+  EXPECT_EQ(read_table(path("t.json"))->provenance, table->provenance);
 
   const auto refused = [&](const TableFile& other) {
     merging.kept = other;
