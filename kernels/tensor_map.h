@@ -56,7 +56,7 @@ inline bool encode_weights(const Launch& launch, int k, int strips, CUtensorMap*
 }
 
 /// Scales or zero points: (groups * 16, N/16) of 16 bit, box (groups * 16, strips): a strip's groups are contiguous,
-/// and one row for TMA, which counts rows more than bytes.
+/// one row of the box.
 inline bool encode_scales(const Launch& launch, const void* scales, int groups, int strips, CUtensorMap* map) {
   const auto row = static_cast<std::uint64_t>(launch.shape.packed_groups) * layout::kStripRows;
   return encode_tensor_map<2>(

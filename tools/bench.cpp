@@ -45,6 +45,19 @@ struct Options {
   std::optional<Device> device;
 };
 
+// NAME or LINEAR=NAME. A linear, or those that are not named, can be told one schedule.
+void add_schedule(const std::string& text, std::map<std::string, std::string>& schedules) {
+  const std::size_t mark = text.find('=');
+  const std::string linear = mark == std::string::npos ? "" : text.substr(0, mark);
+  const std::string name = mark == std::string::npos ? text : text.substr(mark + 1);
+  if (name.empty()) throw CLI::ValidationError("--schedule", "'" + text + "' names no schedule; write LINEAR=NAME");
+  if (!schedules.emplace(linear, name).second) {
+    throw CLI::ValidationError("--schedule", "'" + text + "' is a second schedule for " +
+                                                 (linear.empty() ? "the linears that are not named" : linear) +
+                                                 "; leave one out");
+  }
+}
+
 #if defined(MACHETE_HAS_CUDA)
 
 Status bench_on_gpu(const Options& options) {
@@ -130,12 +143,7 @@ Examples:
                               ->add_option_function<std::vector<std::string>>(
                                   "--schedule",
                                   [options](const std::vector<std::string>& texts) {
-                                    for (const std::string& text : texts) {
-                                      const std::size_t mark = text.find('=');
-                                      const bool named = mark != std::string::npos;
-                                      options->schedules[named ? text.substr(0, mark) : ""] =
-                                          named ? text.substr(mark + 1) : text;
-                                    }
+                                    for (const std::string& text : texts) add_schedule(text, options->schedules);
                                   },
                                   "force this schedule where it serves, or those of linears by name")
                               ->delimiter(',')

@@ -127,6 +127,9 @@ TEST_F(Command, AnswersWrongUsageWithStatus2) {
   EXPECT_THAT(failure("tune -o t.json --shape 64", 2), HasSubstr("'64'"));
   EXPECT_THAT(failure("tune -o t.json --a bf16,f16", 2), HasSubstr("--a"));
   EXPECT_THAT(failure("tune -o t.json --except gem", 2), HasSubstr("gem"));
+  EXPECT_THAT(failure("bench --schedule a,b", 2), HasSubstr("'b' is a second schedule"));
+  EXPECT_THAT(failure("bench --schedule o=a,o=b", 2), HasSubstr("'o=b' is a second schedule for o"));
+  EXPECT_THAT(failure("bench --schedule o=", 2), HasSubstr("'o=' names no schedule"));
 }
 
 TEST_F(Command, NamesThePythonPackageForItsCommands) {
