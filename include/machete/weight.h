@@ -34,7 +34,7 @@ struct QuantizedWeight {
 /// What a PackedWeight is; the first 128 bytes of its file. Little-endian, no pointers.
 struct PackedHeader {
   static constexpr char kMagic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
-  static constexpr std::uint32_t kVersion = 2;  // of the packed order; a weight of another version is refused
+  static constexpr std::uint32_t kVersion = 3;  // of the packed order; a weight of another version is refused
 
   char magic[8] = {'M', 'A', 'C', 'H', 'E', 'T', 'E', 'W'};
   std::uint32_t version = kVersion;

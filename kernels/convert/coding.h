@@ -87,6 +87,9 @@ struct Coding {
   constexpr std::uint8_t canonical(std::uint8_t u) const { return flipped(u, is_signed); }
   constexpr std::uint8_t stored(std::uint8_t u) const { return flipped(u, is_integer()); }
 
+  /// Whether the bits of stored codes are braided (kernels/convert/braid.h).
+  constexpr bool braided(int activation_bits) const { return !is_integer() && bits == 4 && activation_bits == 16; }
+
  private:
   constexpr std::uint8_t flipped(std::uint8_t code, bool flip) const {
     return static_cast<std::uint8_t>(flip ? code ^ middle() : code);

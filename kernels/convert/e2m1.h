@@ -1,9 +1,10 @@
 #pragma once
 
-/// e2m1: 4 bits of floating point, stored as they are.
+/// e2m1: 4 bits of floating point, stored as they are; for 16-bit activations braided.
 
 #include <cstdint>
 
+#include "kernels/convert/braid.h"
 #include "kernels/convert/pairs.h"
 #include "kernels/convert/words.h"
 
@@ -16,16 +17,13 @@ struct E2m1 : WithoutZeroPoints {
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each. As E4m3's.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
-    const std::uint32_t word = words.word[step];
     CUTE_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const std::uint32_t sign = word << (12 - 4 * j);
+      const std::uint32_t pair = Braid::unravel(words.word[step], j) & (Braid::kSigns | Braid::kAmounts);
       if constexpr (kIsBf16<Element>) {
-        a[j] = multiply<Element>(mask_or<0x80008000u>(sign, shift_left(word, 6 - 4 * j) & 0x01C001C0u),
-                                 0x7E807E80u);  // 2^126
+        a[j] = multiply<Element>(pair, 0x7E807E80u);  // 2^126
       } else {
-        a[j] = multiply<Element>(mask_or<0x80008000u>(sign, shift_left(word, 9 - 4 * j) & 0x0E000E00u),
-                                 0x74007400u);  // 2^14
+        a[j] = multiply<Element>(mask_or<Braid::kSigns>(pair, (pair & Braid::kAmounts) << 3), 0x74007400u);  // 2^14
       }
     }
   }
@@ -42,11 +40,6 @@ struct E2m1 : WithoutZeroPoints {
       a[2 * half] = mask_or<0x80808080u>(word << 4, permute_bytes<0x6420>(low, high));
       a[2 * half + 1] = mask_or<0x80808080u>(word, permute_bytes<0x7531>(low, high));
     }
-  }
-
- private:
-  CUTE_HOST_DEVICE static std::uint32_t shift_left(std::uint32_t word, int by) {
-    return by >= 0 ? word << by : word >> -by;
   }
 };
 

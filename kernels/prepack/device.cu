@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "kernels/convert/braid.h"
 #include "kernels/layout/weight_layout.h"
 #include "kernels/prepack/device.h"
 
@@ -15,7 +16,7 @@ unsigned blocks_for(std::int64_t items) { return static_cast<unsigned>((items + 
 
 // A thread makes one word: eight neighbours in memory order of 4 bits, or four of 8.
 template <int kBits, int kActivationBits>
-__global__ void pack_weights_kernel(const std::uint8_t* q, std::uint8_t flip, Shape shape,
+__global__ void pack_weights_kernel(const std::uint8_t* q, std::uint8_t flip, bool braided, Shape shape,
                                     const std::int32_t* permutation, std::uint32_t* packed) {
   constexpr int kEach = 32 / kBits;
   constexpr int kWords = kTileBytes / 4;
@@ -37,7 +38,7 @@ __global__ void pack_weights_kernel(const std::uint8_t* q, std::uint8_t flip, Sh
     const std::uint8_t code = kBits == 8 ? row[k] : row[k / 2] >> (k % 2 * 4) & 15u;
     value |= static_cast<std::uint32_t>(code ^ flip) << (kBits * e);
   }
-  packed[word] = value;
+  packed[word] = braided ? convert::Braid::from_nibbles(value) : value;
 }
 
 // A thread moves one scale.
@@ -61,7 +62,7 @@ int pack_weights_on_device(const std::uint8_t* q, const convert::Coding& coding,
                                        : (wide ? pack_weights_kernel<4, 16> : pack_weights_kernel<4, 8>);
   const auto flip = coding.stored(coding.counted(0));  // canonical codes to stored ones
   kernel<<<blocks_for(shape.weight_bytes() / 4), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      q, flip, shape, permutation, reinterpret_cast<std::uint32_t*>(packed));
+      q, flip, coding.braided(shape.activation_bits), shape, permutation, reinterpret_cast<std::uint32_t*>(packed));
   return cudaGetLastError();
 }
 

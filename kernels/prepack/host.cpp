@@ -4,11 +4,13 @@
 #include <array>
 #include <cstring>
 
+#include "kernels/convert/braid.h"
 #include "kernels/layout/weight_layout.h"
 
 namespace machete::packing {
 namespace {
 
+using convert::Braid;
 using convert::Coding;
 using layout::kStripRows;
 using layout::kTileBytes;
@@ -39,6 +41,18 @@ template <int kBits>
 void set_element(std::uint8_t* bytes, std::int64_t index, std::uint8_t value) {
   std::uint8_t& byte = bytes[index * kBits / 8];
   byte = static_cast<std::uint8_t>(byte | value << (index * kBits % 8));
+}
+
+// Words between nibbles and a braid, in place.
+template <class Change>
+void for_each_word(std::uint8_t* bytes, std::int64_t count, Change change) {
+#pragma omp parallel for simd schedule(static) if (count > kTileBytes)
+  for (std::int64_t i = 0; i < count; i += 4) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, bytes + i, 4);
+    word = change(word);
+    std::memcpy(bytes + i, &word, 4);
+  }
 }
 
 // Where the k's of a tile come from: its own, or those that the permutation puts there; -1 beyond K.
@@ -114,11 +128,14 @@ void unpack(const std::uint8_t* packed, const Coding& coding, const Shape& shape
   const std::int64_t row_bytes = shape.row_bytes();
   std::memset(q, 0, static_cast<std::size_t>(shape.n * row_bytes));
   for_each_tile<kBits>(shape, permutation, [&](std::int64_t tile, const auto& rows, const auto& columns) {
+    std::array<std::uint8_t, kTileBytes> bytes{};
+    std::memcpy(bytes.data(), packed + tile * kTileBytes, bytes.size());
+    if (coding.braided(shape.activation_bits)) for_each_word(bytes.data(), kTileBytes, Braid::to_nibbles);
     for (std::size_t e = 0; e < kPlaces<kBits, kActivationBits>.size(); ++e) {
       const std::int64_t n = rows[kPlaces<kBits, kActivationBits>[e].row];
       const std::int64_t k = columns[kPlaces<kBits, kActivationBits>[e].k];
       if (n < 0 || k < 0) continue;
-      const std::uint8_t u = coding.stored(element<kBits>(packed + tile * kTileBytes, static_cast<std::int64_t>(e)));
+      const std::uint8_t u = coding.stored(element<kBits>(bytes.data(), static_cast<std::int64_t>(e)));
       set_element<kBits>(q + n * row_bytes, k, coding.canonical(u));
     }
   });
@@ -131,6 +148,7 @@ void pack_weights(const std::uint8_t* q, const Coding& coding, const Shape& shap
   const bool wide = shape.activation_bits == 16;
   const auto to_order = coding.bits == 8 ? (wide ? pack<8, 16> : pack<8, 8>) : (wide ? pack<4, 16> : pack<4, 8>);
   to_order(q, coding, shape, permutation, packed);
+  if (coding.braided(shape.activation_bits)) for_each_word(packed, shape.weight_bytes(), Braid::from_nibbles);
 }
 
 void unpack_weights(const std::uint8_t* packed, const Coding& coding, const Shape& shape,

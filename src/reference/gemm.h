@@ -35,6 +35,7 @@ struct GemmArguments {
   const std::int32_t* permutation;  // [K]: which k of A meets each packed one; null: its own
   int bits;                         // of a weight: 4 or 8
   const float* values;              // [2^bits], of floating-point codes; null for integers
+  bool braided;                     // the bits of the codes (kernels/convert/braid.h)
   const std::uint8_t* weights;      // [strips][tiles][512]
   const void* scales;               // [strips][groups][16] of scale_type
   const void* zero_points;          // the same; null if they are all in the middle of the codes, or 0 with values

@@ -8,6 +8,7 @@
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
 
+#include "kernels/convert/braid.h"
 #include "reference/epilogue.h"
 #include "reference/gemm.h"
 
@@ -156,6 +157,16 @@ inline void decode_run(const std::uint8_t* bytes, const Code& code, const Value&
   }
 }
 
+inline void unbraid(const std::uint8_t* run, std::uint8_t* nibbles) {
+#pragma omp simd
+  for (int i = 0; i < 64; i += 4) {
+    std::uint32_t word;
+    __builtin_memcpy(&word, run + i, 4);
+    word = convert::Braid::to_nibbles(word);
+    __builtin_memcpy(nibbles + i, &word, 4);
+  }
+}
+
 // The scales or zero points of a strip in up to four groups.
 using Numbers = float[4][kStripRows];
 
@@ -194,16 +205,19 @@ void decode_strip(const GemmArguments& x, const Code& code, std::int64_t strip, 
       float* high = low + kStripRows / 2 * kBlockK;
       const int low_at = x.order->place_of_scale[row];
       const int high_at = x.order->place_of_scale[row + kStripRows / 2];
+      alignas(64) std::uint8_t nibbles[64];
+      if (x.braided) unbraid(bytes, nibbles);
+      const std::uint8_t* const run = x.braided ? nibbles : bytes;
       if (split) {
         alignas(64) float spreads[4][kTileK];
         spread(scales, low_at, group_of_place, kTileK, spreads[0]);
         spread(zeros, low_at, group_of_place, kTileK, spreads[1]);
         spread(scales, high_at, group_of_place, kTileK, spreads[2]);
         spread(zeros, high_at, group_of_place, kTileK, spreads[3]);
-        decode_run<kBits, kRowBytes>(bytes, code, SomeGroups{spreads[0], spreads[1]},
-                                     SomeGroups{spreads[2], spreads[3]}, low, high);
+        decode_run<kBits, kRowBytes>(run, code, SomeGroups{spreads[0], spreads[1]}, SomeGroups{spreads[2], spreads[3]},
+                                     low, high);
       } else {
-        decode_run<kBits, kRowBytes>(bytes, code, OneGroup{scales[0][low_at], zeros[0][low_at]},
+        decode_run<kBits, kRowBytes>(run, code, OneGroup{scales[0][low_at], zeros[0][low_at]},
                                      OneGroup{scales[0][high_at], zeros[0][high_at]}, low, high);
       }
     }

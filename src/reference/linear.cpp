@@ -85,7 +85,9 @@ Status linear(const Problem& problem, const Arguments& given, InstructionSet set
   arguments.weights = static_cast<const std::uint8_t*>(weight.weights());
   arguments.permutation = weight.permutation();
   arguments.bits = bits;
-  arguments.values = convert::coding_of(weight.header().type).values;
+  const convert::Coding coding = convert::coding_of(weight.header().type);
+  arguments.values = coding.values;
+  arguments.braided = coding.braided(weight.header().activation_bits);
   arguments.scales = weight.scales();
   arguments.tensor_scale = weight.header().tensor_scale == 0 ? 1 : weight.header().tensor_scale;
   arguments.zero_points = weight.zero_points();
