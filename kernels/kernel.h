@@ -33,7 +33,7 @@ struct Launch {
   bool fractional_zero_points;  // not all are integers
   float tensor_scale;           // of the whole weight
   void* d;                      // [M, columns] of d_type, rows ldd apart
-  DataType d_type;              // of 16 bits that of the kernel's Element, or f32
+  DataType d_type;              // of 16 bits that of the kernel's Element, f32 or e4m3
   epilogue::Operands epilogue;
   packing::Shape shape;
   std::int64_t m;
@@ -48,7 +48,8 @@ struct Launch {
   void* timeline;           // kernels/timeline.h; null but for measurements
 
   /// Sums become outputs by nothing but rounding.
-  bool rounds_only() const { return epilogue.plain() && d_type != DataType::kF32; }
+  bool rounds_only() const { return epilogue.plain() && rounds_to_16_bits(); }
+  bool rounds_to_16_bits() const { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
 };
 
 struct Kernel {

@@ -18,9 +18,10 @@ struct U4b8 : WithoutZeroPoints {
 
   /// What decoded codes are multiples of: with activations of this type the operand holds kCodeUnit (q - 8).
   template <class Activation>
-  static constexpr float kCodeUnit = std::is_same_v<Activation, std::int8_t> ? 16
-                                     : kIsBf16<Activation>                   ? 0.25f
-                                                                             : 1;
+  static constexpr float kCodeUnit = std::is_same_v<Activation, std::int8_t>             ? 16
+                                     : std::is_same_v<Activation, cutlass::float_e4m3_t> ? 0x1p-9f
+                                     : kIsBf16<Activation>                               ? 0.25f
+                                                                                         : 1;
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
   template <class Element>
@@ -41,15 +42,18 @@ struct U4b8 : WithoutZeroPoints {
       if constexpr (std::is_same_v<Activation, std::int8_t>) {
         a[2 * half] = word << 4 & 0xf0f0f0f0u;
         a[2 * half + 1] = word & 0xf0f0f0f0u;
-      } else {  // 0 ... 7, and of 8 ... 15 the amounts of -8 ... -1, in e4m3; then their signs
-        const std::uint32_t negative = word ^ 0x88888888u;
-        const std::uint32_t low = look_up(0x44403800u, 0x4E4C4A48u, word) | look_up(0x4A4C4E50u, 0x38404448u, negative);
-        const std::uint32_t high =
-            look_up(0x44403800u, 0x4E4C4A48u, word >> 16) | look_up(0x4A4C4E50u, 0x38404448u, negative >> 16);
-        a[2 * half] = mask_or<0x80808080u>(word << 4, permute_bytes<0x6420>(low, high));
-        a[2 * half + 1] = mask_or<0x80808080u>(word, permute_bytes<0x7531>(low, high));
+      } else {
+        a[2 * half] = to_e4m3(word);
+        a[2 * half + 1] = to_e4m3(word >> 4);
       }
     }
+  }
+
+  /// The lower nibbles to e4m3, whose bits from 0 to 8 are the numbers 0 to 8 times 2^-9: subnormal, but for the last.
+  /// So of v = q ^ 8 the amount is v or 16 - v = (v ^ 15) + 1, and the sign goes above it.
+  CUTE_HOST_DEVICE static std::uint32_t to_e4m3(std::uint32_t word) {
+    const std::uint32_t negative = word >> 3 & 0x01010101u;
+    return ((word & 0x0F0F0F0Fu) ^ negative * 0x0Fu) + negative * 0x81u;
   }
 
   /// As decode(), q less another number, kCodeUnit times.

@@ -16,8 +16,8 @@ using namespace cute;  // NOLINT(google-build-using-namespace)
 
 /// The way of a warpgroup's accumulators to D: through the epilogue and rounded in registers, where a lane holds two
 /// rows (features) of two tokens; turned by stmatrix, through shared memory laid out [token][64 features], 16 bytes
-/// that a token's low bits permute against bank conflicts; then out in 16 bytes a lane, 128 of a token. Floats go from
-/// registers to D, eight neighbours of a token at a time.
+/// that a token's low bits permute against bank conflicts; then out in 16 bytes a lane, 128 of a token. Outputs of f32
+/// and e4m3 go the same way, as floats.
 ///
 /// Each warpgroup goes its own way, so that one may store while the other still multiplies.
 template <class Config>
@@ -25,8 +25,11 @@ struct Staging {
   using Element = typename Config::Element;
   static constexpr int kTokens = Config::kStagingTokens;
   static_assert(kTokens == 16, "one stmatrix a warp");
-  using LaneOfTile = Lane<Config::kAtoms, Config::kWarpgroups * 64>;
-  using Values = Fragment<LaneOfTile>;
+  template <int kChunk>
+  using LaneOf = Lane<Config::kAtoms, Config::kWarpgroups * 64, kChunk>;
+  // Of long trees twice as many at a time, so that what some wait for hides behind others; tiles of more rows have no
+  // registers for that.
+  static constexpr int kLongTokens = Config::kTileN == 128 && Config::kTileM % 32 == 0 ? 32 : kTokens;
 
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
@@ -41,19 +44,20 @@ struct Staging {
     if constexpr (std::is_same_v<Tree, NoTree>) {
       round(accumulators, store, first_row, first_token);
     } else {
-      const LaneOfTile place = lane_of(store, first_row, first_token);
-      const auto callbacks = callbacks_of(Tree(tree, {}), place);
+      using Place = LaneOf<kIsShort<Tree> ? kTokens : kLongTokens>;
+      const auto callbacks = callbacks_of(Tree(tree, {}), lane_of<Place>(store, first_row, first_token));
       if constexpr (kIsShort<Tree>) {
         visit_unrolled<Tree>(callbacks, accumulators, store, first_row, first_token);
       } else {
-        visit(callbacks, place, accumulators, store, first_row, first_token);
+        visit(callbacks, accumulators, store, first_row, first_token);
       }
     }
   }
 
  private:
   /// What the lane holds of the tile whose first row and token these are.
-  __device__ LaneOfTile lane_of(const Store<Element>& store, int first_row, int first_token) const {
+  template <class Place>
+  __device__ Place lane_of(const Store<Element>& store, int first_row, int first_token) const {
     return {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2, store.m, store.n,
             store.swiglu()};
   }
@@ -65,7 +69,7 @@ struct Staging {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
-      const Values sums = sums_of(accumulators, step, store.factor);
+      const auto sums = sums_of<kTokens>(accumulators, step, store.factor);
       store(first_token + token_of(step), first_row + row_of(step), store.n, turn(sums, step));
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
@@ -83,7 +87,7 @@ struct Staging {
       if (first_token + chunk * kTokens >= store.m) break;
       const int atom = step % Config::kAtoms;
       callbacks.begin_loop(atom, chunk);
-      const Values values = callbacks.visit(sums_of(accumulators, step, store.factor), 0, atom, chunk);
+      const auto values = callbacks.visit(sums_of<kTokens>(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
       const uint4 rounded = turn(values, step);
       const int row = first_row + row_of(step);
@@ -97,26 +101,21 @@ struct Staging {
 
   /// Through the visitors of any tree, whose code is too long to be there more than once.
   template <class Accumulators, class Callbacks>
-  __device__ __forceinline__ void visit(Callbacks callbacks, const LaneOfTile& place, const Accumulators& accumulators,
+  __device__ __forceinline__ void visit(Callbacks callbacks, const Accumulators& accumulators,
                                         const Store<Element>& store, int first_row, int first_token) const {
     callbacks.begin();
 #pragma unroll 1
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kLongSteps; ++step) {
       const int atom = step % Config::kAtoms;
       const int chunk = step / Config::kAtoms;
-      if (first_token + chunk * kTokens >= store.m) break;
+      const int token = first_token + chunk * kLongTokens;
+      if (token >= store.m) break;
       callbacks.begin_loop(atom, chunk);
-      const Values values = callbacks.visit(select<0, kSteps>(accumulators, step, store.factor), 0, atom, chunk);
+      const auto values = callbacks.visit(select<0, kLongSteps>(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
-      if (store.floats) {
-        write_floats(values, place, store, atom, chunk);
-      } else {
-        const uint4 rounded = turn(values, step);
-        const int row = first_row + row_of(step);
-        const bool gate = row % 16 == 0;  // of swiglu, after which every second eight rows hold nothing
-        if (!store.swiglu() || gate) {
-          store(first_token + token_of(step), store.swiglu() ? row / 2 : row, store.columns(), rounded);
-        }
+#pragma unroll
+      for (int part = 0; part < kLongTokens / kTokens; ++part) {
+        store_floats(&values[part * 8], store, first_row + row_of(step), token + part * kTokens + lane / 8);
       }
     }
     callbacks.end();
@@ -124,23 +123,25 @@ struct Staging {
   }
 
   static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
+  static constexpr int kLongSteps = Config::kTileM / kLongTokens * Config::kAtoms;
 
-  template <class Accumulators>
-  __device__ static Values sums_of(const Accumulators& accumulators, int step, float factor) {
-    Values values;
+  template <int kChunk, class Accumulators>
+  __device__ static Fragment<LaneOf<kChunk>> sums_of(const Accumulators& accumulators, int step, float factor) {
+    using Place = LaneOf<kChunk>;
+    Fragment<Place> values;
 #pragma unroll
-    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
-      values[f] = factor * accumulators(make_coord(f % 2, LaneOfTile::half(f), step / Config::kAtoms * 2 + f / 4),
-                                        step % Config::kAtoms, _0{});
+    for (int f = 0; f < Place::kFragment; ++f) {
+      const int octet = step / Config::kAtoms * (kChunk / 8) + f / 4;
+      values[f] = factor * accumulators(make_coord(f % 2, Place::half(f), octet), step % Config::kAtoms, _0{});
     }
     return values;
   }
 
   /// Those of a step that the compiler does not know, by halves.
   template <int kFirst, int kCount, class Accumulators>
-  __device__ static Values select(const Accumulators& accumulators, int step, float factor) {
+  __device__ static auto select(const Accumulators& accumulators, int step, float factor) {
     if constexpr (kCount == 1) {
-      return sums_of(accumulators, kFirst, factor);
+      return sums_of<kLongTokens>(accumulators, kFirst, factor);
     } else {
       constexpr int kHalf = kCount / 2;
       if (step < kFirst + kHalf) return select<kFirst, kHalf>(accumulators, step, factor);
@@ -149,7 +150,7 @@ struct Staging {
   }
 
   /// Rounds what the lanes hold and gives each eight rows of one token: row_of(step) and on of token_of(step).
-  __device__ uint4 turn(const Values& values, int step) const {
+  __device__ uint4 turn(const Fragment<LaneOf<kTokens>>& values, int step) const {
     Element* buffer = buffers[step % 2];
     write(buffer, values);
     // Of two buffers in turn, the one written next was read before this barrier.
@@ -162,7 +163,7 @@ struct Staging {
     return (step % Config::kAtoms * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8;
   }
 
-  __device__ void write(Element* buffer, const Values& values) const {
+  __device__ void write(Element* buffer, const Fragment<LaneOf<kTokens>>& values) const {
     std::uint32_t matrix[4];  // 8 tokens x 8 features each: (octet of tokens, half of the strip)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -180,14 +181,19 @@ struct Staging {
     SM90_U16x8_STSM_T::copy(matrix[0], matrix[1], matrix[2], matrix[3], row);
   }
 
-  __device__ static void write_floats(const Values& values, const LaneOfTile& place, const Store<Element>& store,
-                                      int atom, int chunk) {
+  /// As turn(), unrounded, and stores: floats lie in both buffers, a token's eights of rows where its bits put them.
+  __device__ void store_floats(const float* values, const Store<Element>& store, int row, int token) const {
+    auto* buffer = reinterpret_cast<float*>(buffers[0]);  // [token][eight of rows][8]
+    const auto place = [](int t, int eight) { return t * 64 + (eight ^ t / 2 % 4) * 8; };
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);  // what was there has been read
 #pragma unroll
-    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
-      const int token = place.token_of(f, chunk);
-      const int column = place.column(LaneOfTile::half(f), atom);
-      if (token < store.m && column >= 0) static_cast<float*>(store.d)[token * store.ldd + column] = values[f];
+    for (int f = 0; f < kTokens / 2; ++f) {
+      buffer[place(lane % 4 * 2 + f % 2 + f / 4 * 8, lane / 32 * 2 + LaneOf<kTokens>::half(f)) + lane % 32 / 4] =
+          values[f];
     }
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);
+    const auto* from = reinterpret_cast<const float4*>(buffer + place(lane / 8, lane % 8));
+    if (!store.swiglu() || row % 16 == 0) store.wide(token, store.swiglu() ? row / 2 : row, from[0], from[1]);
   }
 };
 

@@ -13,7 +13,7 @@ epilogue::Store<Element> store_of(const Launch& launch, float code_unit) {
           static_cast<int>(launch.m),
           static_cast<int>(launch.shape.n),
           launch.tensor_scale / code_unit,
-          launch.d_type == DataType::kF32,
+          launch.d_type,
           launch.epilogue};
 }
 

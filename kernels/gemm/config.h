@@ -1,10 +1,8 @@
 #pragma once
 
-#include <cute/arch/mma_sm90.hpp>
-#include <cute/atom/mma_atom.hpp>
-#include <cute/atom/mma_traits_sm90_gmma.hpp>
 #include <cute/layout.hpp>
 
+#include "kernels/gemm/mma.h"
 #include "kernels/layout/weight_layout.h"
 
 namespace machete::gemm {
@@ -37,10 +35,7 @@ struct Config {
                 kTileK % kSwizzleK == 0);
 
   using Sum = std::conditional_t<std::is_same_v<Activation, std::int8_t>, std::int32_t, float>;  // the MMA's
-  using Mma = decltype(make_tiled_mma(
-      GMMA::rs_op_selector<Activation, Activation, Sum, Shape<Int<kTileN>, Int<kTileM>, Int<kTileK>>, GMMA::Major::K,
-                           GMMA::Major::K>(),
-      Layout<Shape<Int<kWarpgroups>, _1, _1>>{}));
+  using Mma = decltype(make_tiled_mma(mma_op<Activation, Sum, kTileM>(), Layout<Shape<Int<kWarpgroups>, _1, _1>>{}));
   // Of several instructions the accumulators would lie otherwise.
   static_assert(size<1>(typename Mma::AtomShape_MNK{}) == kTileM, "the MMA has no such number of tokens");
   static constexpr int kAccumulators = kAtoms * kTileM / 2;  // a thread

@@ -181,10 +181,7 @@ struct Consumer {
   }
 
   /// The stage ahead of this one may be filled again.
-  __device__ void release_before(int index) {
-    __syncwarp();
-    if (thread % 32 == 0) Barrier::arrive(&shared.empty[(index == 0 ? Config::kStages : index) - 1]);
-  }
+  __device__ void release_before(int index) { release(shared, thread, (index == 0 ? Config::kStages : index) - 1); }
 };
 
 }  // namespace machete::gemm

@@ -6,6 +6,19 @@ namespace machete::gemm {
 
 using namespace cute;  // NOLINT(google-build-using-namespace)
 
+/// A thread's sums four at a time, as they leave it and come back.
+template <class Sums>
+__device__ float4 four_of(const Sums& sums, int i) {
+  return make_float4(sums(4 * i), sums(4 * i + 1), sums(4 * i + 2), sums(4 * i + 3));
+}
+template <class Sums>
+__device__ void add_four(Sums& sums, int i, float4 v) {
+  sums(4 * i) += v.x;
+  sums(4 * i + 1) += v.y;
+  sums(4 * i + 2) += v.z;
+  sums(4 * i + 3) += v.w;
+}
+
 /// How a warp hands the sums of a shared tile to the one that ends it, through the workspace: each lane's accumulators
 /// as they are, 16 bytes a lane side by side, then a flag. It goes to the warp of the same rank, whose lanes hold the
 /// same elements, so no other warp has a part in it.
@@ -35,10 +48,7 @@ struct Exchange {
   __device__ void give(int cta, int warp, int lane, const Accumulators& accumulators) const {
     float4* out = vectors_of(cta, warp) + lane;
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      __stcg(out + i * 32, make_float4(accumulators(4 * i), accumulators(4 * i + 1), accumulators(4 * i + 2),
-                                       accumulators(4 * i + 3)));
-    }
+    for (int i = 0; i < kVectors; ++i) __stcg(out + i * 32, four_of(accumulators, i));
     __syncwarp();
     if (lane == 0) {
       asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag(cta, warp)), "l"(kUp) : "memory");
@@ -60,13 +70,7 @@ struct Exchange {
     for (int cta = first; cta < last; ++cta) {
       const float4* in = vectors_of(cta, warp) + lane;
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const float4 v = __ldcg(in + i * 32);
-        accumulators(4 * i) += v.x;
-        accumulators(4 * i + 1) += v.y;
-        accumulators(4 * i + 2) += v.z;
-        accumulators(4 * i + 3) += v.w;
-      }
+      for (int i = 0; i < kVectors; ++i) add_four(accumulators, i, __ldcg(in + i * 32));
     }
   }
 

@@ -73,11 +73,9 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
-  const int lane = thread % 128;
   ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
   if constexpr (Config::kBytes) consumer.fast = params.fast_accumulation;
   consumer.template start<kFine>();
-  const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
   auto accumulators = make_tensor<float>(partition_shape_C(
       typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
@@ -90,6 +88,9 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     }
     params.exchange.take(walk.first_giver(), blockIdx.x, thread / 32, thread % 32, accumulators);
     const WorkTile tile = params.raster(walk.tile());
+    int lane = thread % 128;
+    asm volatile("" : "+r"(lane));  // what the drain makes of it is not to take registers of the main loop
+    const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
     staging.template drain<Tree>(params.tree, accumulators, params.store, tile.n * Config::kTileN,
                                  tile.m * Config::kTileM);
   }

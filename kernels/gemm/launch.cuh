@@ -82,10 +82,10 @@ int launch(const kernels::Launch& launch, void* stream) {
   if constexpr (kShortTrees<Config>) {
     using Plain = ShortTree<Config, Activation::kNone>;
     using Swiglu = ShortTree<Config, Activation::kSwiglu>;
-    if (launch.d_type != DataType::kF32 && Plain::serves(launch.epilogue)) {
+    if (launch.rounds_to_16_bits() && Plain::serves(launch.epilogue)) {
       return launch_through<Config, Plain>(launch, stream);
     }
-    if (launch.d_type != DataType::kF32 && Swiglu::serves(launch.epilogue)) {
+    if (launch.rounds_to_16_bits() && Swiglu::serves(launch.epilogue)) {
       return launch_through<Config, Swiglu>(launch, stream);
     }
   }

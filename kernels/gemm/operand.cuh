@@ -95,11 +95,4 @@ struct Operand {
   }
 };
 
-/// A stage that a warp has done with may be filled again.
-template <class SharedStorage>
-__device__ void release(SharedStorage& shared, int thread, int stage) {
-  __syncwarp();
-  if (thread % 32 == 0) cutlass::arch::ClusterBarrier::arrive(&shared.empty[stage]);
-}
-
 }  // namespace machete::gemm

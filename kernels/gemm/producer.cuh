@@ -28,6 +28,13 @@ struct Stage {
   }
 };
 
+/// A stage that a warp has done with may be filled again.
+template <class SharedStorage>
+__device__ void release(SharedStorage& shared, int thread, int stage) {
+  __syncwarp();
+  if (thread % 32 == 0) Barrier::arrive(&shared.empty[stage]);
+}
+
 /// The warp that keeps the ring full. All its lanes take every step; one of them issues.
 template <class Config>
 class Producer {

@@ -13,8 +13,9 @@
 namespace machete::tokens {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kEach = 8;  // elements of a load: 16 bytes
+constexpr int kEach = 8;        // elements of a load: 16 bytes
+constexpr int kMaxVectors = 4;  // loads of a thread: longer rows take more threads, up to
+constexpr int kMaxThreads = 1024;
 
 struct Params {
   const void* a;  // [M, K], rows lda apart
@@ -45,7 +46,9 @@ __device__ Code code_of(float scaled) {
   }
 }
 
-/// The largest over the CTA, of numbers that are not negative, as bits: their order is that of integers, NaN above all.
+/// The largest over the CTA of kThreads, of numbers that are not negative, as bits: their order is that of integers,
+/// NaN above all.
+template <int kThreads>
 __device__ float largest_of_all(float mine) {
   __shared__ unsigned of_warps[kThreads / 32];
   const unsigned of_warp = __reduce_max_sync(~0u, __float_as_uint(mine));
@@ -59,7 +62,7 @@ __device__ float larger(float a, float b) {
 }
 
 /// kVectors: of kEach values, a thread; 0 for rows that are longer, or start anywhere, which are read twice.
-template <class Element, class Code, int kVectors>
+template <class Element, class Code, int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads) quantize_kernel(const Params params) {
   if (params.overlap) {
     asm volatile("griddepcontrol.launch_dependents;");
@@ -86,7 +89,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const Params params)
     for (std::int64_t k = threadIdx.x; k < params.k; k += kThreads) largest = larger(largest, static_cast<float>(a[k]));
   }
 
-  largest = largest_of_all(largest);
+  largest = largest_of_all<kThreads>(largest);
   Scale scale = scale_of(largest, kLimit<Code>);
   const bool finite = isfinite(largest);
   if (!finite) scale.scale = __uint_as_float(0x7fffffffu);
@@ -108,38 +111,28 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const Params params)
   }
 }
 
-using Kernel = void (*)(Params);
+struct Kernel {
+  void (*function)(Params);
+  int threads;
+};
 
-template <class Element, class Code>
-Kernel kernel_for(int vectors) {
-  switch (vectors) {
-    case 1:
-      return quantize_kernel<Element, Code, 1>;
-    case 2:
-      return quantize_kernel<Element, Code, 2>;
-    case 3:
-    case 4:
-      return quantize_kernel<Element, Code, 4>;
-    case 5:
-    case 6:
-    case 7:
-    case 8:
-      return quantize_kernel<Element, Code, 8>;
-    case 9:
-    case 10:
-    case 11:
-    case 12:
-    case 13:
-    case 14:
-    case 15:
-    case 16:
-      return quantize_kernel<Element, Code, 16>;
-    default:
-      return quantize_kernel<Element, Code, 0>;
-  }
+template <class Element, class Code, int kThreads, int kVectors>
+constexpr Kernel make_kernel() {
+  return {quantize_kernel<Element, Code, kThreads, kVectors>, kThreads};
 }
 
-Kernel kernel_for(DataType a_type, DataType code_type, int vectors) {
+/// For rows of so many vectors; 0: that are no whole number of them.
+template <class Element, class Code>
+Kernel kernel_for(std::int64_t vectors) {
+  if (vectors == 0 || vectors > kMaxVectors * kMaxThreads) return make_kernel<Element, Code, 256, 0>();
+  if (vectors <= 256) return make_kernel<Element, Code, 256, 1>();
+  if (vectors <= 2 * 256) return make_kernel<Element, Code, 256, 2>();
+  if (vectors <= kMaxVectors * 256) return make_kernel<Element, Code, 256, kMaxVectors>();
+  if (vectors <= kMaxVectors * 512) return make_kernel<Element, Code, 512, kMaxVectors>();
+  return make_kernel<Element, Code, kMaxThreads, kMaxVectors>();
+}
+
+Kernel kernel_for(DataType a_type, DataType code_type, std::int64_t vectors) {
   if (a_type == DataType::kBf16) {
     return code_type == DataType::kS8 ? kernel_for<cutlass::bfloat16_t, std::int8_t>(vectors)
                                       : kernel_for<cutlass::bfloat16_t, __nv_fp8_e4m3>(vectors);
@@ -153,14 +146,13 @@ Kernel kernel_for(DataType a_type, DataType code_type, int vectors) {
 int quantize(const TokenQuantization& what, const void* a, void* codes, float* token_scale, bool overlap,
              void* stream) {
   const bool whole_vectors = what.k % kEach == 0 && what.lda % kEach == 0 && what.ldc % kEach == 0;
-  const std::int64_t vectors = (what.k / kEach + kThreads - 1) / kThreads;
-  const Kernel kernel = kernel_for(what.a_type, what.code_type, whole_vectors && vectors <= 16 ? int(vectors) : 0);
+  const Kernel kernel = kernel_for(what.a_type, what.code_type, whole_vectors ? what.k / kEach : 0);
   // Loads it, if this is its first launch, which may be captured.
   cudaFuncAttributes attributes = {};
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel.function));
   if (error != cudaSuccess) return error;
   const Params params = {a, codes, token_scale, what.k, what.lda, what.ldc, overlap};
-  return kernels::launch(kernel, params, {static_cast<int>(what.m), kThreads, 0}, overlap, stream);
+  return kernels::launch(kernel.function, params, {static_cast<int>(what.m), kernel.threads, 0}, overlap, stream);
 }
 
 }  // namespace machete::tokens

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/gemm/exchange.cuh"
 #include "kernels/turns/config.h"
 
 namespace machete::turns {
@@ -13,22 +14,14 @@ struct Parked {
   template <class Sums>
   __device__ void put(const Sums& sums) const {
 #pragma unroll
-    for (int i = 0; i < Config::kVectors; ++i) {
-      vectors[i][thread] = make_float4(sums(4 * i), sums(4 * i + 1), sums(4 * i + 2), sums(4 * i + 3));
-    }
+    for (int i = 0; i < Config::kVectors; ++i) vectors[i][thread] = gemm::four_of(sums, i);
   }
 
   /// sums += what is parked
   template <class Sums>
   __device__ void add_to(Sums& sums) const {
 #pragma unroll
-    for (int i = 0; i < Config::kVectors; ++i) {
-      const float4 v = vectors[i][thread];
-      sums(4 * i) += v.x;
-      sums(4 * i + 1) += v.y;
-      sums(4 * i + 2) += v.z;
-      sums(4 * i + 3) += v.w;
-    }
+    for (int i = 0; i < Config::kVectors; ++i) gemm::add_four(sums, i, vectors[i][thread]);
   }
 
   /// What is parked += sums
@@ -37,7 +30,8 @@ struct Parked {
 #pragma unroll
     for (int i = 0; i < Config::kVectors; ++i) {
       float4& v = vectors[i][thread];
-      v = make_float4(v.x + sums(4 * i), v.y + sums(4 * i + 1), v.z + sums(4 * i + 2), v.w + sums(4 * i + 3));
+      const float4 s = gemm::four_of(sums, i);
+      v = make_float4(v.x + s.x, v.y + s.y, v.z + s.z, v.w + s.w);
     }
   }
 };
