@@ -107,13 +107,21 @@ class Session {
     return {suite.name, m, a_type, options_.w_type, group_size};
   }
   RotatedWeight::Options weight_options(DataType a_type, std::int64_t group_size) const {
-    return {
-        a_type,          options_.w_type,          group_size,      options_.epilogue.activation == Activation::kSwiglu,
-        options_.cublas, runner_.facts().l2_bytes, runner_.device()};
+    RotatedWeight::Options weight;
+    weight.a_type = a_type;
+    weight.w_type = options_.w_type;
+    weight.group_size = group_size;
+    weight.swiglu = options_.epilogue.activation == Activation::kSwiglu;
+    weight.act_order = options_.act_order;
+    weight.dense = options_.cublas;
+    weight.l2_bytes = runner_.facts().l2_bytes;
+    weight.device = runner_.device();
+    return weight;
   }
   Problem problem_for(const RotatedWeight& weight, std::int64_t m, DataType a_type, std::int64_t group_size) const {
     Problem problem = problem_of(weight, m, a_type, group_size, options_.epilogue);
     problem.fast_accumulation = options_.fast_accumulation;
+    problem.act_order = options_.act_order;
     return problem;
   }
   // "" where the planner chooses.
@@ -216,6 +224,7 @@ Status Session::set_up() {
   report_.date = today();
   report_.overlap = options_.overlap;
   report_.fast_accumulation = options_.fast_accumulation;
+  report_.act_order = options_.act_order;
   report_.epilogue = options_.epilogue;
 
   max_m_ = *std::max_element(options_.ms.begin(), options_.ms.end());

@@ -27,6 +27,7 @@ struct BenchOptions {
   bool overlap = false;            // plans with programmatic dependent launch
   bool batch_invariant = false;    // plans that give a token the same bits whatever M
   bool fast_accumulation = false;  // of e4m3 activations
+  bool act_order = false;          // weights with g_idx
   Epilogue epilogue;               // of every linear; results are then not checked: the GPU tests do
   bool neighbours = false;         // chains among kernels of others (bench/neighbours.h), launched both ways
   bool timeline = false;           // print the course of each chain's kernels instead of timing linears

@@ -22,6 +22,7 @@ struct Weight {
   const std::uint8_t* qweight;      // [N, row_bytes]
   const void* scales;               // [groups, N] of the dense type
   const std::uint8_t* zero_points;  // [groups, N] or null
+  const std::int32_t* g_idx;        // [K] or null
   std::int64_t n, k, group_size, row_bytes;
   int bits;
   float implied_zero;
@@ -36,7 +37,8 @@ __global__ void __launch_bounds__(kThreads) dequantize_all(const __grid_constant
     const std::int64_t column = i % w.k;
     const std::uint8_t byte = w.qweight[row * w.row_bytes + column * w.bits / 8];
     const int q = w.bits == 8 ? byte : column % 2 == 0 ? byte & 15 : byte >> 4;
-    const std::int64_t at = column / w.group_size * w.n + row;
+    const std::int64_t group = w.g_idx == nullptr ? column / w.group_size : w.g_idx[column];
+    const std::int64_t at = group * w.n + row;
     const float zero = w.zero_points == nullptr ? w.implied_zero : static_cast<float>(w.zero_points[at]);
     store(dense + i, (w.values[q] - zero) * to_float(static_cast<const T*>(w.scales)[at]));
   }
@@ -49,6 +51,7 @@ Status launch(const QuantizedWeight& weight, void* dense, cudaStream_t stream) {
   w.qweight = static_cast<const std::uint8_t*>(weight.qweight);
   w.scales = weight.scales;
   w.zero_points = static_cast<const std::uint8_t*>(weight.zero_points);
+  w.g_idx = weight.g_idx;
   w.n = weight.n;
   w.k = weight.k;
   w.group_size = weight.group_size < 0 ? weight.k : weight.group_size;

@@ -87,6 +87,7 @@ Json to_json(const Report& report) {
           {"read_tb_s", number(report.read_tb_s)},
           {"overlap", report.overlap},
           {"fast_accumulation", report.fast_accumulation},
+          {"act_order", report.act_order},
           {"epilogue", name_of(report.epilogue)},
           {"rows", rows},
           {"chains", chains},

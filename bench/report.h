@@ -67,6 +67,7 @@ struct Report {
   double read_tb_s = 0;
   bool overlap = false;  // programmatic dependent launch
   bool fast_accumulation = false;
+  bool act_order = false;
   Epilogue epilogue;
   std::vector<Row> rows;
   std::vector<Chain> chains;

@@ -46,6 +46,9 @@ Result<RotatedWeight> RotatedWeight::place(const Shape& shape, const Options& op
   canonical.k = shape.k;
   canonical.group_size = options.group_size;
   canonical.scale_type = options.scale_type();
+  if (options.act_order) {
+    canonical.g_idx = weight.g_idx_ = static_cast<std::int32_t*>(arena.take(size(shape.k * 4)));
+  }
   const int activation_bits = bits_of(options.a_type);
   const Result<PackedHeader> header = packed_header(canonical, canonical.scale_type, options.swiglu, activation_bits);
   if (!header.ok()) return header.status();
@@ -76,6 +79,7 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
     status = testing::fill_zero_points(DataType::kU8, bits_of(options_.w_type), zero_points_, canonical_.groups(),
                                        shape_.n, seed + 2, stream);
   }
+  if (status.ok() && g_idx_ != nullptr) status = testing::fill_g_idx(g_idx_, shape_.k, options_.group_size, stream);
   if (!status.ok()) return status;
 
   PrepackOptions prepack_options;

@@ -32,8 +32,9 @@ class RotatedWeight {
     DataType a_type = DataType::kBf16;
     WeightType w_type = WeightType::kU4b8;
     std::int64_t group_size = 128;
-    bool swiglu = false;  // packed for that epilogue
-    bool dense = true;    // also the form that cuBLAS takes, of a_type
+    bool swiglu = false;     // packed for that epilogue
+    bool act_order = false;  // with g_idx, its groups' k's mixed
+    bool dense = true;       // also the form that cuBLAS takes, of a_type
     std::int64_t l2_bytes = 0;
     Device device;
 
@@ -60,9 +61,10 @@ class RotatedWeight {
   Shape shape_;
   Options options_;
   PackedHeader header_;
-  void* qweight_ = nullptr;      // [N, row_bytes]
-  void* scales_ = nullptr;       // [groups, N] of a_type
-  void* zero_points_ = nullptr;  // [groups, N] of u8, of types that have them
+  void* qweight_ = nullptr;        // [N, row_bytes]
+  void* scales_ = nullptr;         // [groups, N] of a_type
+  void* zero_points_ = nullptr;    // [groups, N] of u8, of types that have them
+  std::int32_t* g_idx_ = nullptr;  // [K], where asked for
   QuantizedWeight canonical_;
   Rotation packed_;
   std::vector<PackedWeight> packed_weights_;  // of packed_

@@ -36,6 +36,7 @@ struct Options {
   bool overlap = false;
   bool batch_invariant = false;
   bool fast_accumulation = false;
+  bool act_order = false;
   bool neighbours = false;
   bool timeline = false;
   bool no_cublas = false;
@@ -82,6 +83,7 @@ Status bench_on_gpu(const Options& options) {
   bench.overlap = options.overlap;
   bench.batch_invariant = options.batch_invariant;
   bench.fast_accumulation = options.fast_accumulation;
+  bench.act_order = options.act_order;
   bench.neighbours = options.neighbours;
   bench.timeline = options.timeline;
   bench.cublas = !options.no_cublas;
@@ -167,6 +169,7 @@ Examples:
       ->option_text("STEPS");
   add_plan_flags(*command, options->overlap, options->batch_invariant);
   add_fast_accumulation(*command, options->fast_accumulation);
+  command->add_flag("--act-order", options->act_order, "weights whose groups are mixed along K (g_idx)");
   command
       ->add_flag("--neighbours", options->neighbours,
                  "chains alone, with a norm or an attention between linears: plain launches and --overlap")

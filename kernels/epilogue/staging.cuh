@@ -27,10 +27,6 @@ struct Staging {
   static_assert(kTokens == 16, "one stmatrix a warp");
   template <int kChunk>
   using LaneOf = Lane<Config::kAtoms, Config::kWarpgroups * 64, kChunk>;
-  // Of long trees twice as many at a time, so that what some wait for hides behind others; tiles of more rows have no
-  // registers for that.
-  static constexpr int kLongTokens = Config::kTileN == 128 && Config::kTileM % 32 == 0 ? 32 : kTokens;
-
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
   int lane;  // of the warpgroup
@@ -44,7 +40,7 @@ struct Staging {
     if constexpr (std::is_same_v<Tree, NoTree>) {
       round(accumulators, store, first_row, first_token);
     } else {
-      using Place = LaneOf<kIsShort<Tree> ? kTokens : kLongTokens>;
+      using Place = LaneOf<kIsShort<Tree> ? kTokens : Config::kLongTokens>;
       const auto callbacks = callbacks_of(Tree(tree, {}), lane_of<Place>(store, first_row, first_token));
       if constexpr (kIsShort<Tree>) {
         visit_unrolled<Tree>(callbacks, accumulators, store, first_row, first_token);
@@ -108,13 +104,13 @@ struct Staging {
     for (int step = 0; step < kLongSteps; ++step) {
       const int atom = step % Config::kAtoms;
       const int chunk = step / Config::kAtoms;
-      const int token = first_token + chunk * kLongTokens;
+      const int token = first_token + chunk * Config::kLongTokens;
       if (token >= store.m) break;
       callbacks.begin_loop(atom, chunk);
       const auto values = callbacks.visit(select<0, kLongSteps>(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
 #pragma unroll
-      for (int part = 0; part < kLongTokens / kTokens; ++part) {
+      for (int part = 0; part < Config::kLongTokens / kTokens; ++part) {
         store_floats(&values[part * 8], store, first_row + row_of(step), token + part * kTokens + lane / 8);
       }
     }
@@ -123,7 +119,7 @@ struct Staging {
   }
 
   static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
-  static constexpr int kLongSteps = Config::kTileM / kLongTokens * Config::kAtoms;
+  static constexpr int kLongSteps = Config::kTileM / Config::kLongTokens * Config::kAtoms;
 
   template <int kChunk, class Accumulators>
   __device__ static Fragment<LaneOf<kChunk>> sums_of(const Accumulators& accumulators, int step, float factor) {
@@ -141,7 +137,7 @@ struct Staging {
   template <int kFirst, int kCount, class Accumulators>
   __device__ static auto select(const Accumulators& accumulators, int step, float factor) {
     if constexpr (kCount == 1) {
-      return sums_of<kLongTokens>(accumulators, kFirst, factor);
+      return sums_of<Config::kLongTokens>(accumulators, kFirst, factor);
     } else {
       constexpr int kHalf = kCount / 2;
       if (step < kFirst + kHalf) return select<kFirst, kHalf>(accumulators, step, factor);

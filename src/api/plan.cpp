@@ -11,7 +11,7 @@
 #include "registry/registry.h"
 
 #if MACHETE_HAS_CUDA
-#include "kernels/gemm/realign.h"
+#include "kernels/tokens/arrange.h"
 #endif
 
 namespace machete {
@@ -58,15 +58,15 @@ std::vector<planner::Candidate> rank_on(const Problem& problem, const memory::Gp
   return ranked;
 }
 
-bool needs_realignment(const Problem& problem, const planner::Schedule& schedule) {
+bool needs_arranging(const Problem& problem, const planner::Schedule& schedule) {
   return problem.act_order || (schedule.kernel->aligned_rows && !internal::aligned_rows(problem));
 }
 
-/// What run() needs besides its arguments: first what the kernel does, then the realigned activations.
+/// What run() needs besides its arguments: first what the kernel does, then the arranged activations.
 struct Workspace {
   std::size_t kernel = 0;
-  std::size_t realigned = 0;
-  std::size_t size() const { return kernel + realigned; }
+  std::size_t arranged = 0;
+  std::size_t size() const { return kernel + arranged; }
 };
 
 Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule, int sms) {
@@ -77,9 +77,9 @@ Workspace workspace_of(const Problem& problem, const planner::Schedule& schedule
                                                   schedule.stream_k);
     workspace.kernel = memory::padded(workspace.kernel);
   }
-  if (needs_realignment(problem, schedule)) {
+  if (needs_arranging(problem, schedule)) {
     const auto bytes = static_cast<std::int64_t>(bytes_of(problem.a_type));
-    workspace.realigned = static_cast<std::size_t>(problem.m * gemm::aligned_row(problem.k, bytes) * bytes);
+    workspace.arranged = static_cast<std::size_t>(problem.m * tokens::aligned_row(problem.k, bytes) * bytes);
   }
 #else
   static_cast<void>(problem);
@@ -154,19 +154,18 @@ Status plan_cuda(const PlanOptions& options, internal::PlanState* state) {
   status = memory::cuda_status(state->schedule.kernel->prepare(), "preparing a kernel");
   if (!status.ok()) return status;
 #if MACHETE_HAS_CUDA
-  if (needs_realignment(problem, state->schedule)) {
-    status = memory::cuda_status(gemm::prepare_realign(), "preparing a kernel");
+  if (needs_arranging(problem, state->schedule)) {
+    status = memory::cuda_status(tokens::prepare_arrange(), "preparing a kernel");
     if (!status.ok()) return status;
   }
 #endif
 
   state->encode_tensor_map = *encoder;
   state->sms = gpu->sms;
-  // A copy of the activations ahead of the kernel is a launch of its own, and not one that waits.
-  state->realign = needs_realignment(problem, state->schedule);
-  state->overlap = options.overlap && state->schedule.kernel->may_overlap && !state->realign;
+  state->arrange = needs_arranging(problem, state->schedule);
+  state->overlap = options.overlap;
   const Workspace workspace = workspace_of(problem, state->schedule, state->sms);
-  state->realigned_offset = workspace.kernel;
+  state->arranged_offset = workspace.kernel;
   state->workspace_size = workspace.size();
   state->schedule_name = state->schedule.name();
   return {};

@@ -20,10 +20,10 @@ struct PlanState {
 
   // CUDA only
   planner::Schedule schedule;
-  int sms = 0;  // of the device
-  bool overlap = false;
-  bool realign = false;              // the rows of A do not start on 16 bytes: copy them into the workspace first
-  std::size_t realigned_offset = 0;  // where to; what lies before is the kernel's
+  int sms = 0;                      // of the device
+  bool overlap = false;             // PlanOptions::overlap
+  bool arrange = false;             // the activations may have to be copied into the workspace first
+  std::size_t arranged_offset = 0;  // where to; what lies before is the kernel's
   void* encode_tensor_map = nullptr;
 };
 

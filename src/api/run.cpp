@@ -10,7 +10,7 @@
 #include "reference/linear.h"
 
 #if MACHETE_HAS_CUDA
-#include "kernels/gemm/realign.h"
+#include "kernels/tokens/arrange.h"
 #endif
 
 namespace machete {
@@ -122,16 +122,20 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.a = arguments.a;
   launch.lda = problem.lda;
   launch.workspace = workspace;
+  launch.overlap = state.overlap && state.schedule.kernel->may_overlap;
   const std::int32_t* permutation = arguments.weight->permutation();
-  if (permutation != nullptr || (state.realign && !internal::aligned_rows(problem))) {
-    void* realigned = static_cast<std::byte*>(workspace) + state.realigned_offset;
-    const Status status =
-        memory::cuda_status(gemm::realign(arguments.a, bytes_of(problem.a_type), problem.lda, problem.m, problem.k,
-                                          permutation, realigned, stream.native),
-                            "arranging activations");
+  if (permutation != nullptr || (state.arrange && !internal::aligned_rows(problem))) {
+    void* arranged = static_cast<std::byte*>(workspace) + state.arranged_offset;
+    const std::size_t bytes = bytes_of(problem.a_type);
+    const Status status = memory::cuda_status(
+        tokens::arrange({arguments.a, bytes, problem.lda, problem.m, problem.k, permutation, arranged}, state.overlap,
+                        stream.native),
+        "arranging activations");
     if (!status.ok()) return status;
-    launch.a = realigned;
-    launch.lda = gemm::aligned_row(problem.k, static_cast<std::int64_t>(bytes_of(problem.a_type)));
+    launch.a = arranged;
+    launch.lda = tokens::aligned_row(problem.k, static_cast<std::int64_t>(bytes));
+    // The kernel ahead is now ours, and writes no weight.
+    launch.overlap = state.schedule.kernel->may_overlap;
   }
   launch.weights = arguments.weight->weights();
   launch.scales = arguments.weight->scales();
@@ -149,7 +153,6 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.fast_accumulation = problem.fast_accumulation;
   launch.stream_k = state.schedule.stream_k;
   launch.sms = state.sms;
-  launch.overlap = state.overlap;
   launch.encode_tensor_map = state.encode_tensor_map;
   return launch;
 }

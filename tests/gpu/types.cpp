@@ -250,6 +250,17 @@ TEST_F(Types, ActOrder) {
   }
 }
 
+// CTAs that arrange several tokens, the last one fewer, and rows too long for that.
+TEST_F(Types, ActOrderOfManyTokensAndLongRows) {
+  for (const auto& [m, k] : {std::pair<std::int64_t, std::int64_t>{2050, 1100}, {66, 50000}}) {
+    Case c = case_of({WeightType::kU4b8, DataType::kBf16}, m, 136, k, 128);
+    c.problem.act_order = true;
+    c.problem.lda = k + 5;
+    c.seed = 3900 + static_cast<std::uint64_t>(m);
+    EXPECT_TRUE(bench().try_case(c));
+  }
+}
+
 TEST_F(Types, ActOrderNeedsAPlanForIt) {
   Case c = case_of({WeightType::kU4b8, DataType::kBf16}, 4, 64, 512, 128);
   c.problem.act_order = true;
