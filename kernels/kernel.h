@@ -33,7 +33,7 @@ struct Launch {
   bool fractional_zero_points;  // not all are integers
   float tensor_scale;           // of the whole weight
   void* d;                      // [M, columns] of d_type, rows ldd apart
-  DataType d_type;              // of 16 bits that of the kernel's Element, or f32
+  DataType d_type;              // of 16 bits that of the kernel's Element, or f32, or e4m3
   epilogue::Operands epilogue;
   packing::Shape shape;
   std::int64_t m;
@@ -48,7 +48,7 @@ struct Launch {
   void* timeline;           // kernels/timeline.h; null but for measurements
 
   /// Sums become outputs by nothing but rounding.
-  bool rounds_only() const { return epilogue.plain() && d_type != DataType::kF32; }
+  bool rounds_only() const { return epilogue.plain() && bits_of(d_type) == 16; }
 };
 
 struct Kernel {
@@ -56,13 +56,13 @@ struct Kernel {
   Family family;
   WeightType w_type;
   DataType a_type;
-  DataType scale_type;  // of scales, bias, residual, and of D where that is not f32
+  DataType scale_type;  // of scales, bias, residual, and of D where that has 16 bits
   Tile tile;
   int ctas_per_sm;
   bool stream_k;      // can share tiles among CTAs
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // of A must start on 16 bytes
-  bool epilogues;     // serves the named ones, and outputs of f32
+  bool epilogues;     // serves the named ones, and outputs of f32 and e4m3
   bool fast_only;     // for problems with fast_accumulation: all its sums stay in the tensor cores
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;

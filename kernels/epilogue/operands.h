@@ -13,11 +13,12 @@ struct Operands {
   const void* bias;            // [N] of the scales' type
   const void* residual;        // [M, columns of D] of the scales' type, rows ldc apart
   std::int64_t ldc;
+  const float* output_scale;  // [1]
   Activation activation;
 
   bool plain() const {
     return token_scale == nullptr && channel_scale == nullptr && bias == nullptr && residual == nullptr &&
-           activation == Activation::kNone;
+           output_scale == nullptr && activation == Activation::kNone;
   }
 };
 
