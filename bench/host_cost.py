@@ -32,7 +32,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     x = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
     out, none = torch.empty_like(x), x[:0]
     types = ("u4b8", "bf16", SIZE)
-    options = ("", False, False, False, "", False)
+    options = ("", False, False, False, "", False, "")
     op, plans = torch.ops.machete.linear, native.plans_of(SIZE, SIZE, *types, *options)
     call, empty = weight._product.call, getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}")
     idle = torch.nn.Identity()
@@ -48,7 +48,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "the short way": lambda: call(x, weight.data),
         "the short way, out given": lambda: call(x, weight.data, out),
         "the short way, out given, of no tokens": lambda: call(none, weight.data, none),
-        "the library by tvm-ffi": lambda: native.linear(plans, x, weight.data, out),
+        "the library by tvm-ffi": lambda: native.linear(plans, x, weight.data, out, None, None),
         "... of which: the output's allocation": lambda: empty((SIZE, SIZE), (SIZE, 1), torch.bfloat16),
         "... of which: the module's call": lambda: idle(x),
     }

@@ -26,7 +26,7 @@ Problem problem_of(const RotatedWeight& weight, std::int64_t m, DataType a_type,
   problem.k = weight.shape().k;
   problem.w_type = weight.canonical().type;
   problem.a_type = a_type;
-  problem.d_type = weight.canonical().scale_type;
+  problem.d_type = epilogue.output_scale ? DataType::kE4m3 : weight.canonical().scale_type;
   problem.group_size = group_size;
   problem.epilogue = epilogue;
   return problem;

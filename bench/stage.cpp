@@ -33,6 +33,7 @@ Result<Stage> Stage::place(const Suite& suite, const RotatedWeight::Options& opt
   if (epilogue.channel_scale) stage.operands.channel_scale = static_cast<float*>(arena.take(channels * sizeof(float)));
   if (epilogue.bias) stage.operands.bias = arena.take(channels * element);
   if (epilogue.residual) stage.operands.residual = arena.take(outputs * element);
+  if (epilogue.output_scale) stage.operands.output_scale = static_cast<float*>(arena.take(sizeof(float)));
   return stage;
 }
 
@@ -55,7 +56,8 @@ Status Stage::fill(DataType a_type, cudaStream_t stream) {
   } parts[] = {{operands.token_scale, DataType::kF32, 1, max_m_},
                {operands.channel_scale, DataType::kF32, 1, max_n_},
                {operands.bias, scale_type_, 1, max_n_},
-               {operands.residual, scale_type_, max_m_, max_n_}};
+               {operands.residual, scale_type_, max_m_, max_n_},
+               {operands.output_scale, DataType::kF32, 1, 1}};
   for (const auto& part : parts) {
     if (part.numbers == nullptr) continue;
     const Status status = testing::fill_activations(part.type, const_cast<void*>(part.numbers), part.rows, part.columns,

@@ -57,13 +57,13 @@ struct Kernel {
   Family family;
   WeightType w_type;
   DataType a_type;
-  DataType scale_type;  // of scales, bias, residual, and of D where that is not f32
+  DataType scale_type;  // of scales, bias, residual, and of D where that has 16 bits
   Tile tile;
   int ctas_per_sm;
   bool stream_k;      // can share tiles among CTAs
   bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // of A must start on 16 bytes
-  bool epilogues;     // serves the named ones, and outputs of f32
+  bool epilogues;     // serves the named ones, and outputs of f32 and e4m3
   bool fast_only;     // for problems with fast_accumulation: all its sums stay in the tensor cores
   int order;          // kernels with the same, if not 0, add in the same order: a token gets the same bits from each
   const void* function;

@@ -52,7 +52,7 @@ def step(a_type: str, family: str) -> int:
 
 def outputs(a_type: str, family: str) -> str:
     narrow = "bf16" if a_type in NARROW else a_type
-    return f"`{narrow}`" if family == "decode" else f"`{narrow}`, `f32`"
+    return f"`{narrow}`" if family == "decode" else f"`{narrow}`, `f32`, `e4m3`"
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -61,7 +61,7 @@ def rows() -> list[tuple[str, ...]]:
     for w_type in WEIGHTS:
         for a_type in ACTIVATIONS:
             if meets(w_type, a_type):
-                every = "`bf16`, `f16`, `f32`"
+                every = "`bf16`, `f16`, `f32`, `e4m3`"
                 result.append((f"`{w_type}`", f"`{a_type}`", every, "cpu", "cpu", "always", "any",
                                "-1, any multiple of 16", "all", "cpu"))  # fmt: skip
     for w_type in WEIGHTS:

@@ -76,6 +76,8 @@ __device__ double round_to(DataType type, double value) {
       return static_cast<double>(__half2float(__double2half(value)));
     case DataType::kBf16:
       return static_cast<double>(__bfloat162float(__double2bfloat16(value)));
+    case DataType::kE4m3:
+      return static_cast<double>(static_cast<float>(__nv_fp8_e4m3(value)));  // saturates
     default:
       return static_cast<double>(static_cast<float>(value));
   }
@@ -162,15 +164,16 @@ __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* part
       const std::int64_t n = tile_n + in_n + kSide * j;
       if (row >= x.rows || n >= x.n) continue;
       const std::int64_t m = row_of(x, row);
-      const double expected = x.exact ? round_to(x.d_type, sum[i][j]) : sum[i][j];
+      const reference::Uncertain due = reference::within_range(
+          {sum[i][j], reference::sum_bound(sum_aw2[i][j], sum_a2[i], x.k, x.a_type, x.product)}, x.d_type);
+      const double expected = x.exact ? round_to(x.d_type, sum[i][j]) : due.value;
       const double found = load(x.d_type, x.d, m * x.ldd + n);
       const double error = fabs(found - expected);
       double ratio = CUDART_INF;
       if (x.exact) {
         if (found == expected) ratio = 0;
       } else if (isfinite(error)) {
-        ratio = error /
-                reference::element_bound(sum_aw2[i][j], sum_a2[i], fabs(expected), x.k, x.a_type, x.product, x.d_type);
+        ratio = error / reference::store_bound(due.error, fabs(expected), x.d_type);
       } else if (found == expected) {
         ratio = 0;
       }
@@ -195,12 +198,12 @@ __global__ void __launch_bounds__(kThreads) check_tile(Operands x, Partial* part
   if (thread == 0) partials[static_cast<std::int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = s_partials[0];
 }
 
-__global__ void count_padding(const std::uint16_t* d, std::int64_t rows, std::int64_t n, std::int64_t ldd,
+__global__ void count_padding(const std::uint8_t* d, std::int64_t rows, std::int64_t n, std::int64_t ldd,
                               unsigned long long* count) {
   const std::int64_t gap = ldd - n;
   const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * gap; i += step) {
-    if (d[i / gap * ldd + n + i % gap] != 0xFFFF) atomicAdd(count, 1ull);
+    if (d[i / gap * ldd + n + i % gap] != 0xFF) atomicAdd(count, 1ull);
   }
 }
 
@@ -292,14 +295,15 @@ DeviceErrorReport check_linear_on_device(const Problem& problem, const void* a, 
   return DeviceCheck().within_bounds(problem, a, weight, d, options);
 }
 
-Result<std::int64_t> count_overwritten_padding(const void* d, std::int64_t m, std::int64_t n, std::int64_t ldd,
-                                               cudaStream_t stream) {
+Result<std::int64_t> count_overwritten_padding(DataType type, const void* d, std::int64_t m, std::int64_t n,
+                                               std::int64_t ldd, cudaStream_t stream) {
   if (m < 2 || ldd <= n) return std::int64_t{0};
   Result<DeviceBuffer> count = DeviceBuffer::create(sizeof(unsigned long long));
   if (!count.ok()) return count.status();
   if (Status status = count->fill(0, stream); !status.ok()) return status;
   // The last row has no padding: D ends with its last element.
-  count_padding<<<64, kThreads, 0, stream>>>(static_cast<const std::uint16_t*>(d), m - 1, n, ldd,
+  const auto bytes = static_cast<std::int64_t>(bytes_of(type));
+  count_padding<<<64, kThreads, 0, stream>>>(static_cast<const std::uint8_t*>(d), m - 1, n * bytes, ldd * bytes,
                                              count->as<unsigned long long>());
   unsigned long long value = 0;
   cudaError_t error = cudaGetLastError();

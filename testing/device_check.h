@@ -47,9 +47,9 @@ class DeviceCheck {
 DeviceErrorReport check_linear_on_device(const Problem& problem, const void* a, const QuantizedWeight& weight,
                                          const void* d, const CheckOptions& options = {});
 
-/// Of a poisoned D [M, N], rows ldd apart: how many of the 16-bit elements between its rows are not 0xFFFF any more.
-/// Waits for the stream.
-Result<std::int64_t> count_overwritten_padding(const void* d, std::int64_t m, std::int64_t n, std::int64_t ldd,
-                                               cudaStream_t stream = nullptr);
+/// Of a poisoned D [M, N], rows ldd apart: how many of the bytes between its rows are not 0xFF any more. Waits for the
+/// stream.
+Result<std::int64_t> count_overwritten_padding(DataType type, const void* d, std::int64_t m, std::int64_t n,
+                                               std::int64_t ldd, cudaStream_t stream = nullptr);
 
 }  // namespace machete::testing

@@ -19,7 +19,7 @@ enum class Activation : std::uint8_t { kNone = 0, kRelu = 1, kSilu = 2, kGelu = 
 /// What happens between the product and D, in this order, in fp32, with one rounding at the store:
 ///
 ///   x = A · Wᵀ  * token_scale[m]  * channel_scale[n]  + bias[n]
-///   D = activation(x)  + residual[m, n]
+///   D = (activation(x)  + residual[m, n])  * (1 / output_scale)
 ///
 /// A step that is not asked for is left out; what the others read is in Arguments.
 struct Epilogue {
@@ -28,11 +28,14 @@ struct Epilogue {
   bool bias = false;
   Activation activation = Activation::kNone;
   bool residual = false;
+  bool output_scale = false;  // fp32, one number: D's values are its codes times that; of outputs of e4m3
 
-  bool plain() const { return !token_scale && !channel_scale && !bias && activation == Activation::kNone && !residual; }
+  bool plain() const {
+    return !token_scale && !channel_scale && !bias && activation == Activation::kNone && !residual && !output_scale;
+  }
 };
 
-/// "none", or the steps in order: "token_scale+channel_scale+bias+silu+residual".
+/// "none", or the steps in order: "token_scale+channel_scale+bias+silu+residual+output_scale".
 std::string name_of(const Epilogue& epilogue);
 
 /// The inverse, steps in any order, with + or commas between them; the error lists what exists.

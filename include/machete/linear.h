@@ -56,6 +56,7 @@ struct Arguments {
   const float* channel_scale = nullptr;  // [N]
   const void* bias = nullptr;            // [N] of the problem's scale_type()
   const void* residual = nullptr;        // [M, d_columns()] of scale_type(), rows ldc apart
+  const float* output_scale = nullptr;   // one number
 };
 
 /// Validates the problem and chooses a schedule. Errors: sizes, strides, types or group sizes that break their rule; a
@@ -89,7 +90,7 @@ struct KernelInfo {
   std::int64_t max_m = 0;  // the most tokens it serves; 0: any number
   std::vector<std::int64_t>
       group_sizes;        // that it serves, of -1, 16, 32, 48, 64, 96, 128, 256 (4096 x 4096, one token)
-  bool epilogues = true;  // serves the named epilogues, and outputs of f32
+  bool epilogues = true;  // serves the named epilogues, and outputs of f32 and e4m3
   int registers = 0;      // a thread; 0 for the CPU, or where no GPU is at hand to ask
   int shared_memory = 0;  // bytes a CTA; where it depends on the weight, of one 4096 x 4096 with group_size 128
 };

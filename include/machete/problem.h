@@ -15,7 +15,8 @@ struct Problem {
   // Of the activations: bf16 or f16 with any weight; s8 with u4b8, s4, u8b128, s8; e4m3 with u4b8, s4, e2m1, e4m3. The
   // scales of 8-bit activations are the epilogue's token_scale (quantize_tokens makes both).
   DataType a_type = DataType::kBf16;
-  // Of the output: that of 16-bit activations, else bf16 or f16; or f32. On the CPU any of these.
+  // Of the output: that of 16-bit activations, else bf16 or f16; or f32; or e4m3, which saturates at +-448, with the
+  // epilogue's output_scale or without. On the CPU any of these.
   DataType d_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size =
@@ -32,10 +33,10 @@ struct Problem {
   std::int64_t ldc = 0;  // elements between rows of the epilogue's residual, >= d_columns(); 0 means that
 
   /// Of the weight's scales and zero points, of bias and residual: that of 16-bit activations; with 8-bit ones that of
-  /// the output, or bf16 where that is f32.
+  /// the output where it has 16 bits, else bf16.
   DataType scale_type() const {
     if (bits_of(a_type) == 16) return a_type;
-    return d_type == DataType::kF32 ? DataType::kBf16 : d_type;
+    return bits_of(d_type) == 16 ? d_type : DataType::kBf16;
   }
   /// Of D: N, or N / 2 after swiglu.
   std::int64_t d_columns() const { return epilogue.activation == Activation::kSwiglu ? n / 2 : n; }

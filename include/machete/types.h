@@ -16,7 +16,7 @@ enum class DataType : std::uint8_t {
   kBf16 = 1,
   kF32 = 2,
   kU8 = 3,    // integer zero points
-  kE4m3 = 4,  // activations; scales of NVFP4
+  kE4m3 = 4,  // activations; outputs; scales of NVFP4
   kE8m0 = 5,  // scales of MXFP4: 2^(e - 127), 255 is NaN
   kS8 = 6,    // activations
 };

@@ -27,6 +27,7 @@ struct Staging {
   static_assert(kTokens == 16, "one stmatrix a warp");
   template <int kChunk>
   using LaneOf = Lane<Config::kAtoms, Config::kWarpgroups * 64, kChunk>;
+
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
   int lane;  // of the warpgroup

@@ -27,6 +27,8 @@ DTYPES = {name: dtype for dtype, name in NAMES.items()}
 # of those that activations are quantised to,
 CODES = {torch.int8: "s8", torch.float8_e4m3fn: "e4m3"}
 CODE_DTYPES = {name: dtype for dtype, name in CODES.items()}
+# that outputs may have,
+OUTPUTS = DTYPES | {"f32": torch.float32, "e4m3": torch.float8_e4m3fn}
 # and pairs of a weight type and such activations that it meets.
 MEETS = [(str(weight_type), str(activations)) for weight_type, activations in native.activations()]
 

@@ -24,6 +24,8 @@ def linear(
     out: Tensor | None = None,
     activations: str | None = None,
     token_scale: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    output_scale: Tensor | None = None,
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
@@ -40,23 +42,26 @@ def linear(
     Where the weight was packed for 8-bit activations, x is quantised first (`quantize_tokens`) to `activations`, "e4m3"
     or "s8", which may be left out where the weight's type meets but one; gradients flow to x as if it were not. Or x
     holds codes already, float8_e4m3fn or int8, with `token_scale` [...], float32: then there are no gradients.
+
+    `out_dtype` of float32 leaves the sums as they are, of float8_e4m3fn rounds them to 8 bits, saturating at 448, for
+    a next layer that reads such: the values of the output are its codes times `output_scale`, one float32 on x's
+    device, or 1. Outputs of 8 bits have neither bias nor gradients.
     """
     if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
+    if bias is not None and out_dtype == torch.float8_e4m3fn:
+        raise ValueError(f"bias with out_dtype={out_dtype}: it is added to the rounded product; leave one of them out")
     data, result = weight.data, None
+    options = (schedule, overlap, batch_invariant, activations, fast_accumulation, out_dtype)
     if token_scale is not None:
         codes = name_of_codes(x.dtype) if activations is None else activations
-        how = weight.how(schedule, overlap, batch_invariant, codes, fast_accumulation)
-        result = way_of_codes(x, token_scale, data, how, out)
-    elif not is_compiling():
-        if schedule or overlap or batch_invariant or activations or fast_accumulation:
-            how = weight.how(schedule, overlap, batch_invariant, activations, fast_accumulation)
-            product = product_of(*how)
-        else:
-            product = weight._product
+        how = weight.how(schedule, overlap, batch_invariant, codes, fast_accumulation, out_dtype)
+        result = way_of_codes(x, token_scale, data, how, out, output_scale)
+    elif output_scale is None and not is_compiling():
+        product = product_of(*weight.how(*options)) if any(options) else weight._product
         result = product.call(x, data) if out is None else product.call(x, data, out)
     if result is None:
-        result = long_way(x, data, weight.how(schedule, overlap, batch_invariant, activations, fast_accumulation), out)
+        result = long_way(x, data, weight.how(*options), out, output_scale)
     return result if bias is None else result.add_(bias)
 
 
@@ -201,7 +206,7 @@ class Linear(nn.Module):
 
     def _how(self) -> How:
         kind = (self._rows(), self.in_features, self.weight_type, NAMES[self.dtype], self.group_size)
-        return (*kind, "", False, False, self.swiglu, self.activations or "", False)
+        return (*kind, "", False, False, self.swiglu, self.activations or "", False, "")
 
     @cached_property
     def _product(self) -> Product:

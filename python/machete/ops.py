@@ -1,32 +1,44 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
-    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size) -> [..., N], with swiglu [..., N / 2];
-        with activations "e4m3" or "s8" x is quantised on the way
+    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size, output_scale) -> [..., N], with swiglu
+        [..., N / 2]; with activations "e4m3" or "s8" x is quantised on the way; with out_type "f32" or "e4m3" the
+        output is of that, of which "e4m3" may have an output_scale
     linear.out(..., out) -> ()
     quantize_tokens(x [..., K], dtype) -> codes [..., K], token_scale [...]
-    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, scale_type, group_size) -> as linear
+    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, ..., output_scale) -> as linear
     dequantize(packed, n, k, dtype) -> [N, K]
 
 They take what the header of a packed weight says as arguments, since the header may lie on a GPU, and tracing must know
 shapes without data. `machete.linear` fills them in.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 
-from machete._native import DTYPES, native
-from machete.product import check, check_codes, check_out, columns_of, name_of_codes, product_of
+from machete._native import native
+from machete.product import (
+    How,
+    check,
+    check_codes,
+    check_out,
+    check_output_scale,
+    columns_of,
+    name_of_codes,
+    output_dtype,
+    product_of,
+)
 from machete.tokens import empty_tokens, quantize
 from machete.watch import is_unwatched
 
-_KIND = "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size"
+_KIND = "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, Tensor? output_scale=None"
 _OPTIONS = 'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
-_FAST = "bool fast_accumulation=False"
-_LINEAR = f'(Tensor x, {_KIND}, *, {_OPTIONS}, str activations="", {_FAST}'
-_LINEAR_8BIT = f"(Tensor codes, Tensor token_scale, {_KIND}, *, {_OPTIONS}, {_FAST}"
+_LAST = 'bool fast_accumulation=False, str out_type=""'
+_LINEAR = f'(Tensor x, {_KIND}, *, {_OPTIONS}, str activations="", {_LAST}'
+_LINEAR_8BIT = f"(Tensor codes, Tensor token_scale, {_KIND}, *, {_OPTIONS}, {_LAST}"
 _library = torch.library.Library("machete", "DEF")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(f"linear{_LINEAR}) -> Tensor", tags=_tags)
@@ -36,65 +48,48 @@ _library.define(f"linear_8bit{_LINEAR_8BIT}) -> Tensor", tags=_tags)
 _library.define("dequantize(Tensor packed, int n, int k, ScalarType dtype) -> Tensor", tags=_tags)
 
 
-# Kernels get what the schema has in order, but defaults: n, k, weight_type, scale_type and group_size are a `kind`.
-def _linear(
-    x: Tensor,
-    packed: Tensor,
-    *kind: Any,
+# Kernels get what the schema has in order, but defaults: n, k, weight_type, scale_type and group_size, and perhaps
+# output_scale, are a `kind`.
+def _told(
+    kind: Sequence[Any],
+    *,
     schedule: str = "",
     overlap: bool = False,
     batch_invariant: bool = False,
     swiglu: bool = False,
     activations: str = "",
     fast_accumulation: bool = False,
-) -> Tensor:
-    return product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed)
+    out_type: str = "",
+) -> tuple[How, Tensor | None]:
+    n, k, weight_type, scale_type, group_size, *rest = kind
+    options = (schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation, out_type)
+    return (n, k, weight_type, scale_type, group_size, *options), rest[0] if rest else None
 
 
-def _linear_out(
-    x: Tensor,
-    packed: Tensor,
-    *kind: Any,
-    schedule: str = "",
-    overlap: bool = False,
-    batch_invariant: bool = False,
-    swiglu: bool = False,
-    activations: str = "",
-    fast_accumulation: bool = False,
-    out: Tensor,
-) -> None:
-    product_of(*kind, schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation).of(x, packed, out)
+def _linear(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
+    how, output_scale = _told(kind, **options)
+    return product_of(*how).of(x, packed, None, output_scale)
 
 
-def _linear_fake(
-    x: Tensor,
-    packed: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    *_: Any,
-    swiglu: bool = False,
-    **__: Any,
-) -> Tensor:
+def _linear_out(x: Tensor, packed: Tensor, *kind: Any, out: Tensor, **options: Any) -> None:
+    how, output_scale = _told(kind, **options)
+    product_of(*how).of(x, packed, out, output_scale)
+
+
+def _linear_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
+    (n, k, _, scale_type, *_, swiglu, _, _, out_type), output_scale = _told(kind, **options)
+    dtype = output_dtype(scale_type, out_type)
     check(x, packed, k, scale_type)
-    return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)))
+    check_output_scale(x, output_scale, dtype)
+    return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
 
 
-def _linear_out_fake(
-    x: Tensor,
-    packed: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    *_: Any,
-    swiglu: bool = False,
-    out: Tensor,
-    **__: Any,
-) -> None:
+def _linear_out_fake(x: Tensor, packed: Tensor, *kind: Any, out: Tensor, **options: Any) -> None:
+    (n, k, _, scale_type, *_, swiglu, _, _, out_type), output_scale = _told(kind, **options)
+    dtype = output_dtype(scale_type, out_type)
     check(x, packed, k, scale_type)
-    check_out(x, out, columns_of(n, swiglu), x.dtype)
+    check_output_scale(x, output_scale, dtype)
+    check_out(x, out, columns_of(n, swiglu), dtype)
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
@@ -105,46 +100,32 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict
 
 
 def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    if gradient.dtype == torch.float8_e4m3fn:
+        raise NotImplementedError("outputs of 8 bits have no gradient; leave out out_dtype, or call torch.no_grad()")
     packed, *saved = ctx.saved_tensors
-    weight = torch.ops.machete.dequantize(packed, *ctx.shape)  # [N, K]
+    n, k, dtype = ctx.shape
+    weight = torch.ops.machete.dequantize(packed, n, k, gradient.dtype)  # [N, K]
     if ctx.swiglu:
         (x,) = saved
-        gate, up = (x @ weight.T).chunk(2, dim=-1)
+        gate, up = (x.to(gradient.dtype) @ weight.T).chunk(2, dim=-1)
         sigmoid = torch.sigmoid(gate)
         by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
         gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
-    return gradient @ weight, None, None, None, None, None, None
+    return (gradient @ weight).to(dtype), None, None, None, None, None, None, None
 
 
-def _linear_8bit(
-    codes: Tensor,
-    token_scale: Tensor,
-    packed: Tensor,
-    *kind: Any,
-    schedule: str = "",
-    overlap: bool = False,
-    batch_invariant: bool = False,
-    swiglu: bool = False,
-    fast_accumulation: bool = False,
-) -> Tensor:
-    how = (*kind, schedule, overlap, batch_invariant, swiglu, name_of_codes(codes.dtype), fast_accumulation)
-    return product_of(*how).of_codes(codes, token_scale, packed)
+def _linear_8bit(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
+    how, output_scale = _told(kind, activations=name_of_codes(codes.dtype), **options)
+    return product_of(*how).of_codes(codes, token_scale, packed, None, output_scale)
 
 
-def _linear_8bit_fake(
-    codes: Tensor,
-    token_scale: Tensor,
-    packed: Tensor,
-    n: int,
-    k: int,
-    weight_type: str,
-    scale_type: str,
-    *_: Any,
-    swiglu: bool = False,
-    **__: Any,
-) -> Tensor:
-    check_codes(codes, token_scale, packed, k, name_of_codes(codes.dtype))
-    return codes.new_empty((*codes.shape[:-1], columns_of(n, swiglu)), dtype=DTYPES[scale_type])
+def _linear_8bit_fake(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
+    how, output_scale = _told(kind, activations=name_of_codes(codes.dtype), **options)
+    n, k, _, scale_type, *_, swiglu, activations, _, out_type = how
+    dtype = output_dtype(scale_type, out_type)
+    check_codes(codes, token_scale, packed, k, activations)
+    check_output_scale(codes, output_scale, dtype)
+    return codes.new_empty((*codes.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
 
 
 def _quantize_tokens(x: Tensor, dtype: torch.dtype, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
@@ -190,7 +171,7 @@ _with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_line
 
 
 def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    if is_unwatched(x, packed):
+    if is_unwatched(x, packed):  # an output_scale has no gradient
         return _linear(x, packed, *kind, **options)
     return _with_gradient(keyset, x, packed, *kind, **options)
 

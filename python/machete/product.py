@@ -1,21 +1,21 @@
 """The product itself: the library's function, and the way to it past torch's dispatcher."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, profiler
 
-from machete._native import CODE_DTYPES, CODES, DTYPES, call_of, native
+from machete._native import CODE_DTYPES, CODES, DTYPES, OUTPUTS, call_of, native
 from machete.tokens import check_rows
 from machete.watch import dispatch_modes, function_modes, is_unwatched, traces
 
 # Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu, what activations are
-# quantised to or "", fast_accumulation.
-How = tuple[int, int, str, str, int, str, bool, bool, bool, str, bool]
-_OPTIONS = ("schedule", "overlap", "batch_invariant", "swiglu", "activations", "fast_accumulation")
+# quantised to or "", fast_accumulation, type of the output or "" for that of the scales.
+How = tuple[int, int, str, str, int, str, bool, bool, bool, str, bool, str]
+_OPTIONS = ("schedule", "overlap", "batch_invariant", "swiglu", "activations", "fast_accumulation", "out_type")
 
 _compiled: Any = torch._C._dynamo.guards
 
@@ -42,58 +42,68 @@ class Product:
     """
 
     def __init__(self, how: How) -> None:
-        n, _, _, scale_type, *_, swiglu, _, _ = how
+        n, _, _, scale_type, *_, swiglu, _, _, out_type = how
         self._how = how
-        self._plans = native.plans_of(*how)
+        self._dtype = output_dtype(scale_type, out_type)
         self._columns = columns_of(n, swiglu)
-        self.call = call_of(self._plans, DTYPES[scale_type], _asked)
+        self._plans = native.plans_of(*how)
+        self.call = call_of(self._plans, self._dtype, _asked)
 
     def __reduce__(self) -> tuple[Any, How]:
         return product_of, self._how
 
-    def of(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+    def of(self, x: Tensor, packed: Tensor, out: Tensor | None = None, output_scale: Tensor | None = None) -> Tensor:
         """x [..., K] times the weight, transposed: [..., N], with swiglu [..., N / 2]; whoever watches."""
-        result = self.call(x, packed) if out is None else self.call(x, packed, out)
-        return self.carefully(x, packed, out) if result is None else result
+        result = None
+        if output_scale is None:
+            result = self.call(x, packed) if out is None else self.call(x, packed, out)
+        return self.carefully(x, packed, out, output_scale) if result is None else result
 
-    def carefully(self, x: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+    def carefully(
+        self, x: Tensor, packed: Tensor, out: Tensor | None = None, output_scale: Tensor | None = None
+    ) -> Tensor:
         """What the library does not do as things lie is refused in torch's words, or done by copying."""
         _, k, _, scale_type, *_ = self._how
         check(x, packed, k, scale_type)
+        return self._written(x, packed, out, None, output_scale)
 
-        def run(result: Tensor) -> None:
-            if not native.linear(self._plans, x, packed, result):  # the kernels cannot read its rows as they lie
-                native.linear(self._plans, x.clone(memory_format=torch.contiguous_format), packed, result)
-
-        return self._written(run, x, out)
-
-    def of_codes(self, codes: Tensor, token_scale: Tensor, packed: Tensor, out: Tensor | None = None) -> Tensor:
+    def of_codes(
+        self,
+        codes: Tensor,
+        token_scale: Tensor,
+        packed: Tensor,
+        out: Tensor | None = None,
+        output_scale: Tensor | None = None,
+    ) -> Tensor:
         """The same of activations that are quantised already: codes [..., K] times token_scale [...]."""
-        _, k, *_, activations, _ = self._how
+        _, k, *_, activations, _, _ = self._how
         check_codes(codes, token_scale, packed, k, activations)
+        return self._written(codes, packed, out, token_scale, output_scale)
 
-        def run(result: Tensor) -> None:
-            if not native.linear_of_codes(self._plans, codes, token_scale, packed, result):
-                copies = (tensor.clone(memory_format=torch.contiguous_format) for tensor in (codes, token_scale))
-                native.linear_of_codes(self._plans, *copies, packed, result)
-
-        return self._written(run, codes, out)
-
-    def _written(self, run: Callable[[Tensor], None], x: Tensor, out: Tensor | None) -> Tensor:
-        """`out`, or a new output for the rows of x, with what `run` writes."""
-        dtype = DTYPES[self._how[3]]
+    def _written(
+        self, x: Tensor, packed: Tensor, out: Tensor | None, token_scale: Tensor | None, output_scale: Tensor | None
+    ) -> Tensor:
+        """`out`, or a new output for the rows of x, with the product."""
+        check_output_scale(x, output_scale, self._dtype)
         if out is not None:
-            check_out(x, out, self._columns, dtype)
+            check_out(x, out, self._columns, self._dtype)
         # Where rows of `out` are no rows of a matrix, or no kernel could write them, they are written elsewhere first.
         if out is not None and out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0):
             result = out
         else:
-            result = x.new_empty((*x.shape[:-1], self._columns), dtype=dtype)
-        run(result)
+            result = x.new_empty((*x.shape[:-1], self._columns), dtype=self._dtype)
+        if not native.linear(self._plans, x, packed, result, token_scale, output_scale):
+            # The kernels cannot read them as they lie.
+            copies = (_copy(tensor) for tensor in (token_scale, output_scale))
+            native.linear(self._plans, _copy(x), packed, result, *copies)
         if out is None or out is result:
             return result
         out.detach().copy_(result)
         return out
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone(memory_format=torch.contiguous_format)
 
 
 @functools.cache
@@ -101,35 +111,50 @@ def product_of(*how: Any) -> Product:
     return Product(how)
 
 
-def long_way(x: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
+def long_way(
+    x: Tensor, packed: Tensor, how: How, out: Tensor | None = None, output_scale: Tensor | None = None
+) -> Tensor:
     """The product where `Product.call` gives none: through torch's dispatcher if anything watches."""
-    if is_unwatched(x, packed) and (out is None or type(out) is Tensor):
-        return product_of(*how).carefully(x, packed, out)
-    return dispatch(x, packed, how, out)
+    if _nobody_watches(packed, out, x, output_scale):
+        return product_of(*how).carefully(x, packed, out, output_scale)
+    return dispatch(x, packed, how, out, output_scale)
 
 
-def way_of_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None = None) -> Tensor:
+def way_of_codes(
+    codes: Tensor,
+    token_scale: Tensor,
+    packed: Tensor,
+    how: How,
+    out: Tensor | None = None,
+    output_scale: Tensor | None = None,
+) -> Tensor:
     """The product of activations that are quantised already."""
-    plain = is_unwatched(codes, packed) and is_unwatched(token_scale, packed)
-    if plain and (out is None or type(out) is Tensor):
-        return product_of(*how).of_codes(codes, token_scale, packed, out)
-    return _dispatch_codes(codes, token_scale, packed, how, out)
+    if _nobody_watches(packed, out, codes, token_scale, output_scale):
+        return product_of(*how).of_codes(codes, token_scale, packed, out, output_scale)
+    return _dispatch_codes(codes, token_scale, packed, how, out, output_scale)
 
 
-def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
+def _nobody_watches(packed: Tensor, out: Tensor | None, *tensors: Tensor | None) -> bool:
+    given = (tensor for tensor in tensors if tensor is not None)
+    return all(is_unwatched(tensor, packed) for tensor in given) and (out is None or type(out) is Tensor)
+
+
+def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None, output_scale: Tensor | None = None) -> Tensor:
     kind, options = _said(how)
     if out is None:
-        return torch.ops.machete.linear.default(x, packed, *kind, **options)
-    torch.ops.machete.linear.out(x, packed, *kind, **options, out=out)
+        return torch.ops.machete.linear.default(x, packed, *kind, output_scale, **options)
+    torch.ops.machete.linear.out(x, packed, *kind, output_scale, **options, out=out)
     return out
 
 
-def _dispatch_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None) -> Tensor:
+def _dispatch_codes(
+    codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None, output_scale: Tensor | None
+) -> Tensor:
     kind, options = _said(how)
     check_codes(codes, token_scale, packed, how[1], options.pop("activations"))
     if out is not None:
-        check_out(codes, out, columns_of(how[0], options["swiglu"]), DTYPES[how[3]])
-    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, **options)
+        check_out(codes, out, columns_of(how[0], options["swiglu"]), output_dtype(how[3], options["out_type"]))
+    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, output_scale, **options)
     return result if out is None else out.copy_(result)
 
 
@@ -140,6 +165,19 @@ def _said(how: How) -> tuple[Sequence[Any], dict[str, Any]]:
 
 def columns_of(n: int, swiglu: bool) -> int:
     return n // 2 if swiglu else n
+
+
+def output_dtype(scale_type: str, out_type: str) -> torch.dtype:
+    if (out_type or scale_type) in OUTPUTS:
+        return OUTPUTS[out_type or scale_type]
+    raise ValueError(f"out_type={out_type!r} must be one of {', '.join(OUTPUTS)}")
+
+
+def name_of_output(dtype: torch.dtype | None) -> str:
+    for name, known in OUTPUTS.items():
+        if known == dtype:
+            return name
+    raise ValueError(f"out_dtype={dtype} must be one of {', '.join(map(str, OUTPUTS.values()))}")
 
 
 def name_of_codes(dtype: torch.dtype) -> str:
@@ -177,6 +215,18 @@ def check_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, k: int, acti
 def _check_device(x: Tensor, packed: Tensor) -> None:
     if x.device != packed.device:
         raise ValueError(f"x lies on {x.device}, the weight on {packed.device}; move one to the other")
+
+
+def check_output_scale(x: Tensor, output_scale: Tensor | None, dtype: torch.dtype) -> None:
+    if output_scale is None:
+        return
+    if dtype != torch.float8_e4m3fn:
+        raise ValueError(f"output_scale with outputs of {dtype}: those of torch.float8_e4m3fn have one; leave it out")
+    if output_scale.numel() != 1 or output_scale.dtype != torch.float32 or output_scale.device != x.device:
+        raise ValueError(
+            f"output_scale of {output_scale.dtype} {list(output_scale.shape)} on {output_scale.device} must be one "
+            f"torch.float32 on {x.device}"
+        )
 
 
 def check_out(x: Tensor, out: Tensor, columns: int, dtype: torch.dtype) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from machete._native import DTYPES, NAMES, name_of, native
-from machete.product import How, Product, product_of
+from machete.product import How, Product, name_of_output, product_of
 from machete.tokens import activations_of
 
 HEADER_BYTES = 128
@@ -112,11 +112,13 @@ class PackedWeight:
         batch_invariant: bool = False,
         activations: str | None = None,
         fast_accumulation: bool = False,
+        out_dtype: torch.dtype | None = None,
     ) -> How:
         """What its header says and the options, as the library takes them."""
         kind = (self.n, self.k, self.weight_type, NAMES[self.dtype], self.group_size)
         codes = activations_of(self.weight_type, self.activation_bits, activations)
-        return (*kind, schedule, overlap, batch_invariant, self.swiglu, codes, fast_accumulation)
+        out_type = "" if out_dtype in (None, self.dtype) else name_of_output(out_dtype)
+        return (*kind, schedule, overlap, batch_invariant, self.swiglu, codes, fast_accumulation, out_type)
 
     @cached_property
     def _product(self) -> Product:

@@ -7,6 +7,7 @@
 #include <tvm/ffi/container/tuple.h>
 #include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
 #include <tvm/ffi/string.h>
 
 #include <algorithm>
@@ -36,6 +37,7 @@ namespace machete::python {
 namespace {
 
 using tvm::ffi::Array;
+using tvm::ffi::Optional;
 using tvm::ffi::String;
 using tvm::ffi::Tuple;
 
@@ -44,7 +46,7 @@ std::string_view view(const String& string) { return {string.data(), string.size
 // What all products of a function share: the weights' sizes and types, and the options.
 struct Kind {
   std::int64_t n, k, group_size;
-  DataType a_type, scale_type;  // the latter is that of the output too
+  DataType a_type, scale_type, d_type;
   WeightType w_type;
   bool overlap, batch_invariant, swiglu, fast_accumulation;
   std::string schedule;
@@ -55,13 +57,14 @@ struct Kind {
 
 Kind kind_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
              std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu,
-             const String& activations, bool fast_accumulation) {
+             const String& activations, bool fast_accumulation, const String& out_type) {
   Kind kind;
   kind.n = n;
   kind.k = k;
   kind.group_size = group_size;
   kind.scale_type = value_of(parse_data_type(view(scale_type)));
   kind.a_type = activations.empty() ? kind.scale_type : value_of(parse_data_type(view(activations)));
+  kind.d_type = out_type.empty() ? kind.scale_type : value_of(parse_data_type(view(out_type)));
   kind.w_type = value_of(parse_weight_type(view(weight_type)));
   kind.overlap = overlap;
   kind.batch_invariant = batch_invariant;
@@ -77,7 +80,7 @@ Problem problem_of(const Kind& kind, std::int64_t m) {
   problem.n = kind.n;
   problem.k = kind.k;
   problem.a_type = kind.a_type;
-  problem.d_type = kind.scale_type;
+  problem.d_type = kind.d_type;
   problem.w_type = kind.w_type;
   problem.group_size = kind.group_size;
   problem.fast_accumulation = kind.fast_accumulation;
@@ -109,11 +112,11 @@ PlanOptions options_of(const Kind& kind, Device device) {
 struct PlanKey {
   std::int64_t m, lda, ldd;
   Device device;
-  bool act_order;
+  bool act_order, output_scale;
 
   bool operator==(const PlanKey& other) const {
     return m == other.m && lda == other.lda && ldd == other.ldd && device == other.device &&
-           act_order == other.act_order;
+           act_order == other.act_order && output_scale == other.output_scale;
   }
 };
 
@@ -122,7 +125,8 @@ struct PlanKeyHash {
     std::size_t hash = 0;
     const auto mix = [&](auto value) { hash = (hash ^ static_cast<std::size_t>(value)) * 0x9e3779b97f4a7c15u; };
     for (const std::int64_t size : {key.m, key.lda, key.ldd}) mix(size);
-    mix(key.device.ordinal * 4 + (key.device.backend == Backend::kCuda ? 2 : 0) + (key.act_order ? 1 : 0));
+    mix(key.device.ordinal * 8 + (key.device.backend == Backend::kCuda ? 4 : 0) + (key.act_order ? 2 : 0) +
+        (key.output_scale ? 1 : 0));
     return hash ^ (hash >> 32);
   }
 };
@@ -162,6 +166,7 @@ class PlanCache {
     problem.lda = key.lda;
     problem.ldd = key.ldd;
     problem.act_order = key.act_order;
+    problem.epilogue.output_scale = key.output_scale;
     Plan plan = value_of(machete::plan(problem, options_of(kind_, key.device)));
     const PackedHeader header = expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.scale_type),
                                                 kind_.group_size, kind_.swiglu, bits_of(kind_.a_type));
@@ -182,21 +187,26 @@ std::uint64_t size(std::int64_t count) { return static_cast<std::uint64_t>(count
 
 // Raises unless the tensors fit the kind and each other.
 void check_operands(const Kind& kind, const Operands& operands) {
-  const auto& [x, packed, out, token_scale] = operands;
-  const auto check_matrix = [](const char* name, const TensorView& tensor, DataType type, std::int64_t columns) {
-    if (type_of(name, tensor) != type) {
-      raise(StatusCode::kInvalidArgument,
-            fmt::format("{} of {} must be {}, the type the weight was packed for; convert it, or prepack with "
-                        "scale_type={}",
-                        name, describe(tensor), name_of(type), name_of(type_of(name, tensor))));
-    }
+  const auto& [x, packed, out, token_scale, output_scale] = operands;
+  const DataType x_type = token_scale == nullptr ? kind.scale_type : kind.a_type;
+  if (type_of("x", x) != x_type) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("x of {} must be {}, the type the weight was packed for; convert it, or prepack with "
+                      "scale_type={}",
+                      describe(x), name_of(x_type), name_of(type_of("x", x))));
+  }
+  if (type_of("out", out) != kind.d_type) {
+    raise(StatusCode::kInvalidArgument, fmt::format("out of {} must be {}, the type of the output; allocate it so",
+                                                    describe(out), name_of(kind.d_type)));
+  }
+  const auto check_columns = [](const char* name, const TensorView& tensor, std::int64_t columns) {
     if (tensor.ndim() == 0 || tensor.size(tensor.ndim() - 1) != columns) {
       raise(StatusCode::kInvalidArgument,
             fmt::format("{} of {} must have {} columns; reshape it", name, describe(tensor), columns));
     }
   };
-  check_matrix("x", x, token_scale == nullptr ? kind.scale_type : kind.a_type, kind.k);
-  check_matrix("out", out, kind.scale_type, kind.columns());
+  check_columns("x", x, kind.k);
+  check_columns("out", out, kind.columns());
   const auto has_rows_of_x = [&x = x](const TensorView& tensor, int dimensions) {
     return tensor.ndim() == dimensions && std::equal(x.shape().begin(), x.shape().end() - 1, tensor.shape().begin());
   };
@@ -208,6 +218,11 @@ void check_operands(const Kind& kind, const Operands& operands) {
     const Device device = device_of(packed);
     raise(StatusCode::kInvalidArgument, fmt::format("x must lie on the weight's device, {}:{}; move it there",
                                                     name_of(device.backend), device.ordinal));
+  }
+  if (output_scale != nullptr && (type_of("output_scale", *output_scale) != DataType::kF32 ||
+                                  output_scale->numel() != 1 || !same(output_scale->device(), x.device()))) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("output_scale of {} must be one f32 on the device of x; make it so", describe(*output_scale)));
   }
   if (token_scale == nullptr) return;
   if (type_of("token_scale", *token_scale) != DataType::kF32 || !has_rows_of_x(*token_scale, x.ndim() - 1) ||
@@ -254,7 +269,7 @@ std::int64_t columns_of(const PlanCache& plans) { return plans.kind().columns();
 
 bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI* torch) {
   check_operands(plans.kind(), operands);
-  const auto& [x, packed, out, token_scale] = operands;
+  const auto& [x, packed, out, token_scale, output_scale] = operands;
   const DLDevice where = packed.device();
   if (!same(out.device(), where)) return false;
   const std::optional<Matrix> a = matrix_of(x);
@@ -263,10 +278,11 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
     raise(StatusCode::kInvalidArgument,
           fmt::format("out of {} must have contiguous and aligned rows; allocate it so", describe(out)));
   }
-  if (!a || (token_scale != nullptr && !lies_in_line(*token_scale))) return false;
+  const auto in_line = [](const TensorView* scale) { return scale == nullptr || lies_in_line(*scale); };
+  if (!a || !in_line(token_scale) || !in_line(output_scale)) return false;
 
   const bool quantises = plans.kind().quantised() && token_scale == nullptr;
-  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride, device_of(packed), false};
+  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride, device_of(packed), false, output_scale != nullptr};
   const bool on_gpu = key.device.backend == Backend::kCuda;
   std::shared_ptr<const Planned> planned = plans.get(key);
   // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
@@ -285,6 +301,7 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
   const Stream stream = on_gpu ? stream_of(where, torch) : Stream();
   Arguments arguments = {x.data_ptr(), &weight, out.data_ptr()};
   if (token_scale != nullptr) arguments.token_scale = static_cast<const float*>(token_scale->data_ptr());
+  if (output_scale != nullptr) arguments.output_scale = static_cast<const float*>(output_scale->data_ptr());
   if (quantises && a->rows > 0) {
     auto* const scales = reinterpret_cast<float*>(base + scales_at);
     check(machete::quantize_tokens(tokens_of(plans.kind(), *a), x.data_ptr(), base + codes_at, scales,
@@ -302,18 +319,16 @@ namespace {
 // The plans of a kind, which are kept for good: what is said of a product in words is understood once.
 void* plans_of(std::int64_t n, std::int64_t k, const String& weight_type, const String& scale_type,
                std::int64_t group_size, const String& schedule, bool overlap, bool batch_invariant, bool swiglu,
-               const String& activations, bool fast_accumulation) {
+               const String& activations, bool fast_accumulation, const String& out_type) {
   return new PlanCache(kind_of(n, k, weight_type, scale_type, group_size, schedule, overlap, batch_invariant, swiglu,
-                               activations, fast_accumulation));
+                               activations, fast_accumulation, out_type));
 }
 
-bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out) {
-  return linear(*static_cast<PlanCache*>(plans), {x, packed, out});
-}
-
-bool linear_of_codes(void* plans, const TensorView& codes, const TensorView& token_scale, const TensorView& packed,
-                     const TensorView& out) {
-  return linear(*static_cast<PlanCache*>(plans), {codes, packed, out, &token_scale});
+// Codes have a token_scale; outputs of e4m3 may have an output_scale.
+bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out,
+               const Optional<TensorView>& token_scale, const Optional<TensorView>& output_scale) {
+  const auto pointer = [](const Optional<TensorView>& scale) { return scale.has_value() ? &*scale : nullptr; };
+  return linear(*static_cast<PlanCache*>(plans), {x, packed, out, pointer(token_scale), pointer(output_scale)});
 }
 
 // name, estimate in us, workspace in bytes, reason
@@ -323,7 +338,7 @@ Array<Choice> list_schedules(std::int64_t m, DLDevice where, std::int64_t n, std
                              const String& scale_type, std::int64_t group_size, bool overlap, bool batch_invariant,
                              bool swiglu, const String& activations, bool fast_accumulation) {
   const Kind kind = kind_of(n, k, weight_type, scale_type, group_size, "", overlap, batch_invariant, swiglu,
-                            activations, fast_accumulation);
+                            activations, fast_accumulation, "");
   const Device device = where.device_type == kDLCUDA ? Device::cuda(where.device_id) : Device::cpu();
   Array<Choice> choices;
   for (const ScheduleChoice& choice :
@@ -340,7 +355,6 @@ String version() { return kVersion; }
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(plans_of, plans_of);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear, linear_by);
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(linear_of_codes, linear_of_codes);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(list_schedules, list_schedules);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version);
 

@@ -17,8 +17,9 @@ std::int64_t columns_of(const PlanCache& plans);
 struct Operands {
   const TensorView& x;  // [..., K]; of kinds with 8-bit activations either codes, or quantised here
   const TensorView& packed;
-  const TensorView& out;                    // [..., N], with swiglu [..., N / 2]
-  const TensorView* token_scale = nullptr;  // [...], of codes
+  const TensorView& out;                     // [..., N], with swiglu [..., N / 2]
+  const TensorView* token_scale = nullptr;   // [...], of codes
+  const TensorView* output_scale = nullptr;  // one number, of outputs of e4m3
 };
 
 /// One product. False: x or its scales have to be copied before, or lie elsewhere than out; nothing was done. The

@@ -15,7 +15,8 @@ constexpr std::pair<std::string_view, Activation> kActivations[] = {{"relu", Act
                                                                     {"gelu", Activation::kGelu},
                                                                     {"gelu_tanh", Activation::kGeluTanh},
                                                                     {"swiglu", Activation::kSwiglu}};
-constexpr std::pair<std::string_view, bool Epilogue::*> kAfter[] = {{"residual", &Epilogue::residual}};
+constexpr std::pair<std::string_view, bool Epilogue::*> kAfter[] = {{"residual", &Epilogue::residual},
+                                                                    {"output_scale", &Epilogue::output_scale}};
 
 /// Adds the step to the epilogue; says what is wrong with it, or nothing.
 std::string add(std::string_view step, Epilogue& epilogue) {
@@ -42,8 +43,10 @@ std::string add(std::string_view step, Epilogue& epilogue) {
     epilogue.activation = activation;
     return {};
   }
-  return fmt::format("has '{}', which is not known; use none, or some of token_scale, channel_scale, bias, {}residual",
-                     step, known);
+  return fmt::format(
+      "has '{}', which is not known; use none, or some of token_scale, channel_scale, bias, {}residual, "
+      "output_scale",
+      step, known);
 }
 
 }  // namespace

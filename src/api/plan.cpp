@@ -100,9 +100,9 @@ Status check_grid(const Problem& problem, const planner::Schedule& schedule) {
 
 // What a CUDA kernel does with its sums.
 Status check_store(const Problem& problem) {
-  if (problem.d_type == problem.scale_type() || problem.d_type == DataType::kF32) return {};
+  if (problem.d_type == problem.scale_type() || bits_of(problem.d_type) != 16) return {};
   return {StatusCode::kUnsupported,
-          fmt::format("d_type={} must equal a_type={} or be f32 on CUDA; convert the output, or take a_type={}",
+          fmt::format("d_type={} must equal a_type={} or be f32 or e4m3 on CUDA; convert the output, or take a_type={}",
                       name_of(problem.d_type), name_of(problem.a_type), name_of(problem.d_type))};
 }
 

@@ -44,6 +44,7 @@ Status check_operands(const Problem& problem, const Arguments& arguments, std::s
       {"channel_scale", epilogue.channel_scale, arguments.channel_scale, validate::span(1, problem.n, 0, 4), 4},
       {"bias", epilogue.bias, arguments.bias, validate::span(1, problem.n, 0, element), element},
       {"residual", epilogue.residual, arguments.residual, c_bytes, element},
+      {"output_scale", epilogue.output_scale, arguments.output_scale, 4, 4},
   };
   for (const auto& x : operands) {
     if (!x.wanted) {
@@ -105,7 +106,8 @@ Status check_places(const internal::PlanState& state, const Arguments& arguments
                                                         {"token_scale", arguments.token_scale},
                                                         {"channel_scale", arguments.channel_scale},
                                                         {"bias", arguments.bias},
-                                                        {"residual", arguments.residual}};
+                                                        {"residual", arguments.residual},
+                                                        {"output_scale", arguments.output_scale}};
   for (const auto& [name, pointer] : places) {
     if (pointer == nullptr) continue;
     if (Status status = check_place(name, pointer, state.device); !status.ok()) return status;
@@ -145,8 +147,9 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.tensor_scale = header.tensor_scale == 0 ? 1 : header.tensor_scale;
   launch.d = arguments.d;
   launch.d_type = problem.d_type;
-  launch.epilogue = {arguments.token_scale, arguments.channel_scale,    arguments.bias, arguments.residual,
-                     problem.ldc,           problem.epilogue.activation};
+  launch.epilogue = {
+      arguments.token_scale,  arguments.channel_scale,    arguments.bias, arguments.residual, problem.ldc,
+      arguments.output_scale, problem.epilogue.activation};
   launch.shape = state.shape;
   launch.m = problem.m;
   launch.ldd = problem.ldd;

@@ -133,8 +133,14 @@ Result<Problem> problem(const Problem& given) {
                                activation_type(p.a_type, p.w_type), group_size(p.group_size)}) {
     if (!status.ok()) return status;
   }
-  if (!is_floating(p.d_type)) {
-    return invalid(fmt::format("d_type {} is not known; use bf16, f16 or f32", static_cast<int>(p.d_type)));
+  if (!is_floating(p.d_type) && p.d_type != DataType::kE4m3) {
+    return invalid(fmt::format("d_type {} is not known; use bf16, f16, f32 or e4m3", static_cast<int>(p.d_type)));
+  }
+  if (p.epilogue.output_scale && p.d_type != DataType::kE4m3) {
+    return invalid(
+        fmt::format("output_scale with d_type={}: only outputs of e4m3 have one; take that d_type, or plan "
+                    "without the step",
+                    name_of(p.d_type)));
   }
   if (static_cast<int>(p.epilogue.activation) > static_cast<int>(Activation::kSwiglu)) {
     return invalid(

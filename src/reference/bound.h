@@ -25,7 +25,10 @@ namespace machete::reference {
 
 /// The unit roundoff: half the distance from 1 to the next number.
 MACHETE_HOST_DEVICE inline double unit_roundoff(DataType type) {
-  return type == DataType::kBf16 ? 0x1p-8 : type == DataType::kF16 ? 0x1p-11 : 0x1p-24;
+  return type == DataType::kBf16   ? 0x1p-8
+         : type == DataType::kF16  ? 0x1p-11
+         : type == DataType::kE4m3 ? 0x1p-4
+                                   : 0x1p-24;
 }
 
 /// What a product of an activation and a weight may be off by, relative to all products of its sum: of 16-bit
@@ -57,15 +60,30 @@ MACHETE_HOST_DEVICE inline double sum_bound(double sum_aw2 /* sum over k of (a w
   return bound;
 }
 
-/// The same of an element of D, of type `output`, whose value may be off by `before` when it is stored.
-MACHETE_HOST_DEVICE inline double store_bound(double before, double abs_ref, DataType output) {
-  return before + unit_roundoff(output) * (abs_ref + before) + smallest_subnormal(output);
+/// A number, and how far from it a right one may lie.
+struct Uncertain {
+  double value, error;
+};
+
+MACHETE_HOST_DEVICE inline double at_most_448(double x) { return x > 448 ? 448 : x < -448 ? -448 : x; }  // NaN stays
+
+/// What the type of the output leaves of a number before it is rounded: e4m3 ends at its largest, and where that is
+/// certain there is no error.
+MACHETE_HOST_DEVICE inline Uncertain within_range(Uncertain x, DataType output) {
+  if (output != DataType::kE4m3) return x;
+  const double value = at_most_448(x.value);
+  if (x.value - x.value != 0) return {value, 0};  // infinite
+  const double above = at_most_448(x.value + x.error) - value;
+  const double below = value - at_most_448(x.value - x.error);
+  return {value, above > below ? above : below};
 }
 
-/// Both, where nothing lies between.
-MACHETE_HOST_DEVICE inline double element_bound(double sum_aw2, double sum_a2, double abs_ref, std::int64_t k,
-                                                DataType compute, double product, DataType output) {
-  return store_bound(sum_bound(sum_aw2, sum_a2, k, compute, product), abs_ref, output);
+/// How far an element of D, of type `output`, may lie from the exact one, whose size is `abs_ref` and which may be off
+/// by `before` when it is rounded. Of e4m3, whose numbers below 2^-6 are 2^-9 apart, no more than its rounding.
+MACHETE_HOST_DEVICE inline double store_bound(double before, double abs_ref, DataType output) {
+  const double rounding = unit_roundoff(output) * (abs_ref + before);
+  if (output == DataType::kE4m3) return before + (rounding > 0x1p-10 ? rounding : 0x1p-10);
+  return before + rounding + smallest_subnormal(output);
 }
 
 struct ErrorReport {

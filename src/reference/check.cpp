@@ -90,11 +90,6 @@ struct Sums {
         squares(activations.squares * weights.squares.transpose()) {}
 };
 
-// A number, and how far from it a right one may lie.
-struct Uncertain {
-  double value = 0, error = 0;
-};
-
 // The epilogue in fp64. An error e becomes at most e times the steepest slope of what it goes through; every fp32
 // operation adds a rounding, every function 2^-20 of its value (and the gelus, whose halves cancel, 2^-22 of their
 // argument).
@@ -116,6 +111,11 @@ class ExpectedEpilogue {
       const std::int64_t ldc = problem_.ldc > 0 ? problem_.ldc : problem_.d_columns();
       y.value += static_cast<double>(to_float(problem_.scale_type(), operands_.residual, m * ldc + n));
       y.error += kRounding * std::abs(y.value);
+    }
+    if (problem_.epilogue.output_scale) {  // by its reciprocal, which is rounded too
+      const auto scale = static_cast<double>(*operands_.output_scale);
+      y.value /= scale;
+      y.error = y.error / std::abs(scale) + 2 * kRounding * std::abs(y.value);
     }
     return y;
   }
@@ -193,8 +193,8 @@ ErrorReport check_linear(const Problem& problem, const void* a, const QuantizedW
       for (std::int64_t m = 0; m < rows; ++m) {
         for (std::int64_t n = 0; n < count; ++n) {
           const double found = static_cast<double>(to_float(problem.d_type, d, (m0 + m) * ldd + n0 + n));
-          const Uncertain expected =
-              epilogue(m0 + m, n0 + n, sum_of(sums, m, n), swiglu ? sum_of(up, m, n) : Uncertain());
+          const Uncertain expected = within_range(
+              epilogue(m0 + m, n0 + n, sum_of(sums, m, n), swiglu ? sum_of(up, m, n) : Uncertain{}), problem.d_type);
           const double bound = store_bound(expected.error, std::abs(expected.value), problem.d_type);
           const double error = found - expected.value;
           tally.add({error_ratio(found, expected.value, bound, problem.d_type), m0 + m, n0 + n, error * error,

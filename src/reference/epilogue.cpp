@@ -38,7 +38,8 @@ RowEpilogue::RowEpilogue(const Problem& problem, const Arguments& arguments)
       columns_(problem.d_columns()),
       ldc_(problem.ldc > 0 ? problem.ldc : problem.d_columns()),
       type_(problem.scale_type()),
-      swiglu_(steps_.activation == Activation::kSwiglu) {}
+      swiglu_(steps_.activation == Activation::kSwiglu),
+      reciprocal_(steps_.output_scale ? 1 / *arguments.output_scale : 1) {}
 
 float RowEpilogue::scaled(std::int64_t m, std::int64_t n, float sum) const {
   if (steps_.token_scale) sum *= arguments_.token_scale[m];
@@ -61,6 +62,7 @@ std::int64_t RowEpilogue::operator()(std::int64_t m, std::int64_t row, std::int6
       y = apply(steps_.activation, scaled(m, column, sums[i]));
     }
     if (steps_.residual) y += to_float(type_, arguments_.residual, m * ldc_ + column);
+    if (steps_.output_scale) y *= reciprocal_;
     sums[i] = y;
   }
   return columns;

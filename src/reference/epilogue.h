@@ -27,6 +27,7 @@ class RowEpilogue {
   std::int64_t n_, columns_, ldc_;
   DataType type_;  // of bias and residual
   bool swiglu_;
+  float reciprocal_;  // of the output's scale
 };
 
 }  // namespace machete::reference

@@ -11,6 +11,7 @@
 #include "kernels/convert/braid.h"
 #include "reference/epilogue.h"
 #include "reference/gemm.h"
+#include "reference/numeric.h"
 
 namespace machete::reference::MACHETE_GEMM_NAMESPACE {
 namespace {
@@ -76,8 +77,10 @@ void store(DataType type, const float* values, std::int64_t count, void* base, s
     case DataType::kF32:
       MutableRow<float>(static_cast<float*>(base) + first, count) = source;
       return;
-    case DataType::kU8:
     case DataType::kE4m3:
+      for (std::int64_t i = 0; i < count; ++i) from_float(type, base, first + i, values[i]);
+      return;
+    case DataType::kU8:
     case DataType::kE8m0:
     case DataType::kS8:
       return;

@@ -197,6 +197,55 @@ TEST(BoundF16, AcceptsInfOnlyBeyondItsRange) {
   EXPECT_FALSE(c.check().passed);
 }
 
+// Numbers over all of e4m3's range and past it: the nearest pass, also where they saturate, and two further on do not.
+TEST(BoundE4m3, RefusesTwoNumbersFurther) {
+  for (const float scale : {1.0f, 0.003f, 40.0f}) {
+    Case c = make_case(20, 33, 100, 16, DataType::kF32, 1, DataType::kE4m3);  // sums of no error to speak of
+    c.problem.epilogue.output_scale = true;
+    Arguments operands;
+    operands.output_scale = &scale;
+    const auto check = [&] { return check_linear(c.problem, c.a.data(), c.weight.view, c.d.data(), operands); };
+    c.problem.d_type = DataType::kF32;
+    compute(c);
+    const std::vector<std::uint8_t> sums = c.d;
+    c.problem.d_type = DataType::kE4m3;
+    c.d.resize(20 * 33);
+    for (std::int64_t i = 0; i < 20 * 33; ++i) {
+      from_float(DataType::kE4m3, c.d.data(), i, to_float(DataType::kF32, sums.data(), i) / scale);
+    }
+    EXPECT_TRUE(check().passed) << check().max_ratio;
+    for (std::size_t i = 0; i < 20 * 33; i += 7) {
+      const std::uint8_t code = c.d[i];
+      const int magnitude = code & 0x7f;
+      for (const int other : {magnitude - 2, magnitude + 2, 0x7f}) {
+        if (other < 0 || (other > 0x7e && other != 0x7f)) continue;
+        c.d[i] = static_cast<std::uint8_t>((code & 0x80) | other);
+        EXPECT_FALSE(check().passed) << int{code} << " became " << other << " with scale " << scale;
+      }
+      c.d[i] = code;
+      if (magnitude != 0x7e) continue;
+      c.d[i] = static_cast<std::uint8_t>(code ^ 0x80);
+      EXPECT_FALSE(check().passed) << "another sign";
+      c.d[i] = code;
+    }
+  }
+}
+
+// Where it is certain that a number saturates, the largest is the only answer.
+TEST(BoundE4m3, LeavesNoErrorBeyondTheRange) {
+  const auto error = [](double value, double before) { return within_range({value, before}, DataType::kE4m3).error; };
+  EXPECT_EQ(error(1e6, 1e4), 0);
+  EXPECT_EQ(error(-1e6, 1e4), 0);
+  EXPECT_EQ(error(500, 60), 8);
+  EXPECT_EQ(error(440, 60), 60);
+  EXPECT_EQ(error(440, 3), 3);
+  EXPECT_EQ(error(std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()), 0);
+  EXPECT_TRUE(std::isnan(within_range({std::nan(""), 1}, DataType::kE4m3).value));
+  EXPECT_LT(store_bound(0, 448, DataType::kE4m3), 32);  // 416 is wrong
+  EXPECT_EQ(store_bound(0, 0, DataType::kE4m3), 0x1p-10);
+  EXPECT_EQ(store_bound(0, 0x1p-6, DataType::kE4m3), 0x1p-10);
+}
+
 TEST(BoundEmpty, PassesWithoutTokens) {
   Case c = make_case(0, 16, 64, 64, DataType::kBf16, 1, DataType::kBf16);
   EXPECT_TRUE(c.check().passed);

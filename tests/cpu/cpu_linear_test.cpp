@@ -66,7 +66,7 @@ TEST_P(CpuLinear, IdentityGivesTheExactWeights) {
           const OwnedWeight weight = random_weight(n, k, group_size, 11, kind());
           const PackedWeight packed = pack(weight, type);
           const std::vector<float> expected = dequantize(weight.view);  // [N, K]
-          for (const DataType d_type : {DataType::kF32, narrow_output(type)}) {
+          for (const DataType d_type : {DataType::kF32, narrow_output(type), DataType::kE4m3}) {
             const std::vector<std::uint8_t> d = run(problem_of(m, weight.view, type, d_type), a, packed);  // [M, N]
             const std::vector<std::uint8_t> rounded = rounded_to(d_type, expected);
             for (std::int64_t row = 0; row < n; ++row) {
@@ -108,7 +108,7 @@ TEST_P(CpuLinear, SmallIntegersAreExact) {
             expected[static_cast<std::size_t>(row * n + column)] = static_cast<float>(sum);
           }
         }
-        for (const DataType d_type : {DataType::kF32, narrow_output(type)}) {
+        for (const DataType d_type : {DataType::kF32, narrow_output(type), DataType::kE4m3}) {
           const auto d = run(problem_of(m, weight.view, type, d_type), rounded_to(type, values), pack(weight, type));
           // Bytes would tell 0 from -0; sums may come out as either.
           const auto rounded = rounded_to(d_type, expected);
@@ -129,8 +129,8 @@ TEST_P(CpuLinear, RandomDataStayWithinTheBound) {
         for (const std::int64_t k : {1, 63, 100, 576, 1100}) {
           const std::int64_t group_size = kGroupSizes[++seed % kGroupSizes.size()];
           const OwnedWeight weight = random_weight(n, k, group_size, seed, kind());
-          const Problem problem =
-              problem_of(m, weight.view, type, seed % 3 == 0 ? DataType::kF32 : narrow_output(type));
+          const DataType outputs[] = {DataType::kF32, narrow_output(type), DataType::kE4m3};
+          const Problem problem = problem_of(m, weight.view, type, outputs[seed % 3]);
           const std::vector<std::uint8_t> a = normal_activations(type, m * k, seed + 1);
           const std::vector<std::uint8_t> d = run(problem, a, pack(weight, type));
           const ErrorReport report = check_linear(problem, a.data(), weight.view, d.data());

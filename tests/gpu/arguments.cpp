@@ -111,6 +111,28 @@ TEST_F(ArgumentErrors, CpuPointers) {
   EXPECT_TRUE(std::all_of(std::begin(host), std::end(host), [](unsigned char byte) { return byte == 0; }));
 }
 
+TEST_F(ArgumentErrors, OutputScales) {
+  case_.problem.d_type = DataType::kE4m3;
+  case_.problem.epilogue.output_scale = true;
+  const Plan plan = right_plan();
+  bench().poison_output(case_);
+  static const float host = 1;
+  const testing::DeviceBuffer device = require(testing::DeviceBuffer::create(32));
+  const struct {
+    const void* pointer;
+    const char* what;
+  } bad[] = {{nullptr, "a null output_scale"},
+             {&host, "an output_scale on the CPU"},
+             {offset(device.data(), 4), "a misaligned output_scale"},
+             {bench().d().data(), "an output_scale inside D"}};
+  for (const auto& [pointer, what] : bad) {
+    Arguments arguments = bench().arguments();
+    arguments.output_scale = static_cast<const float*>(pointer);
+    expect_refused(plan, arguments, bench().workspace().data(), bench().workspace().size(),
+                   {StatusCode::kInvalidArgument}, what);
+  }
+}
+
 TEST_F(ArgumentErrors, OutputInsideTheInput) {
   Arguments arguments = bench().arguments();
   arguments.d = offset(bench().a().data(), 4096);

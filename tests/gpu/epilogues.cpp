@@ -32,6 +32,8 @@ class Epilogues : public GpuTest {
     require(channel_scale_.resize(kMostN * 4));
     require(bias_.resize(kMostN * 2));
     require(residual_.resize(kMostM * kMostN * 2));
+    require(output_scale_.resize(4));
+    require(output_scale_.upload(&kOutputScale, 4));
   }
 
   void fill(const Problem& p) {
@@ -45,12 +47,13 @@ class Epilogues : public GpuTest {
   }
 
   Arguments operands(const Epilogue& e, const void* token_scale, const void* channel_scale, const void* bias,
-                     const void* residual) const {
+                     const void* residual, const float* output_scale) const {
     Arguments arguments;
     arguments.token_scale = e.token_scale ? static_cast<const float*>(token_scale) : nullptr;
     arguments.channel_scale = e.channel_scale ? static_cast<const float*>(channel_scale) : nullptr;
     arguments.bias = e.bias ? bias : nullptr;
     arguments.residual = e.residual ? residual : nullptr;
+    arguments.output_scale = e.output_scale ? output_scale : nullptr;
     return arguments;
   }
 
@@ -62,8 +65,8 @@ class Epilogues : public GpuTest {
     bench().poison_output(c);
     fill(p);
     const Plan plan = require(bench().make_plan(c));
-    Arguments arguments =
-        operands(p.epilogue, token_scale_.data(), channel_scale_.data(), bias_.data(), residual_.data());
+    Arguments arguments = operands(p.epilogue, token_scale_.data(), channel_scale_.data(), bias_.data(),
+                                   residual_.data(), output_scale_.as<float>());
     arguments.a = bench().a().data();
     arguments.weight = &bench().packed();
     arguments.d = bench().d().data();
@@ -86,7 +89,7 @@ class Epilogues : public GpuTest {
     const std::vector<unsigned char> d = bench().output();
     const auto report = reference::check_linear(
         p, a.data(), weight, d.data(),
-        operands(p.epilogue, token_scale.data(), channel_scale.data(), bias.data(), residual.data()));
+        operands(p.epilogue, token_scale.data(), channel_scale.data(), bias.data(), residual.data(), &kOutputScale));
     ASSERT_TRUE(report.passed) << name_of(p.epilogue) << " to " << name_of(p.d_type) << ": error/bound "
                                << report.max_ratio << " at m=" << report.worst_m << " n=" << report.worst_n << "\n  "
                                << c;
@@ -96,13 +99,15 @@ class Epilogues : public GpuTest {
     Case c{make_problem(a_type, m, n, 320, 64)};
     c.problem.d_type = d_type;
     c.problem.epilogue = epilogue;
+    c.problem.epilogue.output_scale = d_type == DataType::kE4m3;
     c.problem.ldd = c.problem.d_columns() + 3;
     c.problem.ldc = c.problem.d_columns() + 5;
     return c;
   }
 
   static constexpr std::int64_t kMostM = 300, kMostN = 420;
-  DeviceBuffer token_scale_, channel_scale_, bias_, residual_;
+  static constexpr float kOutputScale = 0.003f;  // outputs of about 1 fill e4m3's range; some saturate
+  DeviceBuffer token_scale_, channel_scale_, bias_, residual_, output_scale_;
 };
 
 Epilogue steps(unsigned bits, Activation activation) {
@@ -117,7 +122,7 @@ Epilogue steps(unsigned bits, Activation activation) {
 
 TEST_F(Epilogues, EveryCombination) {
   for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
-    for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32}) {
+    for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
       for (const Activation activation : kActivations) {
         for (unsigned bits = 0; bits < 16; ++bits) {
           for (const std::int64_t m : {3, 130}) try_case(case_of(a_type, d_type, m, 202, steps(bits, activation)));
@@ -131,7 +136,7 @@ TEST_F(Epilogues, EverySchedule) {
   for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
     for (const Epilogue& epilogue :
          {steps(4, Activation::kNone), steps(15, Activation::kGelu), steps(12, Activation::kSwiglu)}) {
-      for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32}) {
+      for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
         for (const std::int64_t m : {1, 8, 13, 33, 64, 97, 290}) {
           for (const std::int64_t n : {416, 180}) {
             Case c = case_of(a_type, d_type, m, n, epilogue);
@@ -139,6 +144,28 @@ TEST_F(Epilogues, EverySchedule) {
               c.schedule = schedule;
               try_case(c);
             }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Outputs of e4m3 without a step, through every schedule: sums of small integers, many of which saturate, are exact but
+// for their one rounding. Rows that start anywhere, and D that ends within a piece of 16 bytes.
+TEST_F(Epilogues, PlainE4m3) {
+  for (const DataType a_type : kActivationTypes) {
+    for (const std::int64_t m : {1, 7, 40, 130}) {
+      for (const std::int64_t n : {1, 67, 200, 416}) {
+        for (const std::int64_t gap : {0, 3, 16}) {
+          Case c{make_problem(a_type, m, n, 1024)};
+          c.problem.d_type = DataType::kE4m3;
+          c.problem.ldd = n + gap;
+          c.activations = testing::ActivationFill::kIntegers;
+          c.scales = testing::ScaleFill::kPowersOfTwo;
+          for (const std::string& schedule : schedules_of(c.problem)) {
+            c.schedule = schedule;
+            ASSERT_TRUE(bench().try_case(c, Workbench::Check::kExact));
           }
         }
       }

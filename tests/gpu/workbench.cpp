@@ -188,8 +188,9 @@ std::vector<unsigned char> Workbench::output() const {
 
   if (const ::testing::AssertionResult intact = guards_intact(); !intact) return fail(ran, intact.message());
   const Problem& p = c.problem;
-  const std::int64_t overwritten = require(testing::count_overwritten_padding(d_.data(), p.m, p.n, ldd_of(p), stream_));
-  if (overwritten != 0) return fail(ran, std::to_string(overwritten) + " elements between the rows of D overwritten");
+  const std::int64_t overwritten =
+      require(testing::count_overwritten_padding(p.d_type, d_.data(), p.m, p.n, ldd_of(p), stream_));
+  if (overwritten != 0) return fail(ran, std::to_string(overwritten) + " bytes between the rows of D overwritten");
 
   const testing::DeviceErrorReport report = check_output(c, check);
   require(report.status);

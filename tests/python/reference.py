@@ -8,8 +8,9 @@ from torch import Tensor
 
 from machete import QuantizedWeight
 
-UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24}
+E4M3 = torch.float8_e4m3fn
+UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24, E4M3: 2.0**-4}
+SMALLEST = {torch.bfloat16: 2.0**-133, torch.float16: 2.0**-24, torch.float32: 2.0**-149}
 
 MANIFEST = (Path(__file__).parents[2] / "instances" / "manifest.txt").read_text()
 WEIGHT_TYPES = re.findall(r"^type (\w+)", MANIFEST, re.MULTILINE)
@@ -27,7 +28,7 @@ MEETS = [
     for w_type, a_types in re.findall(r"^type (\w+) [^#]* meets ([\w,]+)", MANIFEST, re.MULTILINE)
     for a_type in a_types.split(",")
 ]
-CODES = {"s8": torch.int8, "e4m3": torch.float8_e4m3fn}
+CODES = {"s8": torch.int8, "e4m3": E4M3}
 
 
 def values(weight: QuantizedWeight) -> Tensor:
@@ -77,13 +78,19 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (codes.round() if dtype == torch.int8 else codes).to(dtype), scale
 
 
-def check(d: Tensor, x: Tensor, weight: QuantizedWeight, token_scale: Tensor | None = None) -> None:
-    """Holds every element of d = x W^T to the contract's bound; of codes with their scales too."""
+def check(
+    d: Tensor,
+    x: Tensor,
+    weight: QuantizedWeight,
+    token_scale: Tensor | None = None,
+    output_scale: Tensor | None = None,
+) -> None:
+    """Holds every element of d = x W^T to the contract's bound; of codes with their scales too, before and after."""
     w = dequantize(weight)
     a = x.detach().double().reshape(-1, weight.k)
     exact = a @ w.T
     u = UNIT_ROUNDOFF[d.dtype]
-    product = {torch.int8: 2.0**-24, torch.float8_e4m3fn: 2.0**-9}.get(x.dtype, u)
+    product = {torch.int8: 2.0**-24, E4M3: 2.0**-9}.get(x.dtype) or UNIT_ROUNDOFF[x.dtype]
     before = 8 * (a.square() @ w.square().T).sqrt() * (product + (weight.k / 16 + 16) * 2.0**-23)
     if x.dtype == torch.float16:
         before += 8 * 2.0**-25 * a.square().sum(1, keepdim=True).sqrt()
@@ -91,7 +98,16 @@ def check(d: Tensor, x: Tensor, weight: QuantizedWeight, token_scale: Tensor | N
         scale = token_scale.double().reshape(-1, 1)
         exact *= scale
         before = before * scale + 2.0**-24 * exact.abs()
+    if output_scale is not None:
+        exact /= output_scale.double().reshape(())
+        before = before / output_scale.double().abs().reshape(()) + 2.0**-23 * exact.abs()
+    if d.dtype == E4M3:
+        least, most = ((exact + e).clamp(-448, 448) for e in (-before, before))
+        exact = exact.clamp(-448, 448)
+        before = torch.maximum(most - exact, exact - least)
+        rounding = (u * (exact.abs() + before)).clamp(min=2.0**-10)
+    else:
+        rounding = u * (exact.abs() + before) + SMALLEST[d.dtype]
     error = (d.detach().double().reshape(exact.shape) - exact).abs()
-    bound = before + u * (exact.abs() + before) + SMALLEST[d.dtype]
-    ratio = (error / bound).max().item() if error.numel() else 0.0
+    ratio = (error / (before + rounding)).max().item() if error.numel() else 0.0
     assert ratio <= 1, f"{ratio} of the bound at x {list(x.shape)}, N={weight.n}, group_size={weight.group_size}"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import layouts
 import machete
 from machete import PackedWeight
-from reference import DEFAULT_KERNELS, WEIGHT_TYPES, check
+from reference import DEFAULT_KERNELS, E4M3, WEIGHT_TYPES, check
 from test_act_order import BAD, K, act_ordered, spoilt
 from test_fuse import is_fused, llama
 
@@ -57,6 +57,24 @@ def test_act_order():
         x = torch.randn(m, 256, dtype=torch.bfloat16)
         expected = machete.linear(x, on_cpu).float()
         assert (machete.linear(x.cuda(), packed).cpu().float() - expected).norm() < 0.005 * expected.norm()
+
+
+@pytest.mark.parametrize("activation_bits", [16, 8])
+def test_outputs_of_other_types(activation_bits):
+    quantized = machete.quantize(torch.randn(67, 256), group_size=64)
+    packed = machete.prepack(quantized, device="cuda", activation_bits=activation_bits)
+    scales = torch.tensor([0.05, 0.11], device="cuda")  # outputs of about 16; of the first some saturate
+    for m in (1, 17, 130):
+        x, token_scale = torch.randn(m, 256, dtype=torch.bfloat16, device="cuda"), None
+        if activation_bits == 8:
+            x, token_scale = machete.quantize_tokens(x, torch.int8)
+        given = (x.cpu(), quantized, None if token_scale is None else token_scale.cpu())
+        exact = machete.linear(x, packed, token_scale=token_scale, out_dtype=torch.float32)
+        check(exact.cpu(), *given)
+        for scale in (None, scales[:1], scales[1:]):  # the last on no multiple of 16 bytes
+            options = {"out_dtype": E4M3, "output_scale": scale}
+            found = machete.linear(x, packed, token_scale=token_scale, **options).cpu()
+            check(found, *given, None if scale is None else scale.cpu())
 
 
 def test_outputs_are_of_torchs_allocator():

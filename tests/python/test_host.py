@@ -218,9 +218,9 @@ def test_rows_are_copied_only_where_they_must_be(packed, layout):
     x = view(torch.randn(4, 3, 80, dtype=torch.bfloat16))
     expected = machete.linear(x.contiguous(), packed)
     assert torch.equal(machete.linear(x, packed), expected)
-    plans = native.plans_of(48, 80, "u4b8", "bf16", 16, "", False, False, False, "", False)
+    plans = native.plans_of(48, 80, "u4b8", "bf16", 16, "", False, False, False, "", False, "")
     out = torch.empty_like(expected)
-    assert native.linear(plans, x, packed.data, out) == as_it_lies
+    assert native.linear(plans, x, packed.data, out, None, None) == as_it_lies
     assert (packed._product.call(x, packed.data) is not None) == as_it_lies
     assert not as_it_lies or torch.equal(out, expected)
 
