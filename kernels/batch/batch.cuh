@@ -69,7 +69,6 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         }
       }
     }
-    __syncthreads();
     const auto sum_of = [&](int token, int feature, auto zero) {
       using Number = decltype(zero);  // float, or float4 of neighbouring features
       const auto of_turn = [&](int w) {
@@ -82,7 +81,8 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
       return sum;
     };
     const int tokens = min(kTokens, store.m - first);
-    if (!kNamed) {
+    if constexpr (!kNamed) {
+      __syncthreads();
       constexpr int kPerToken = Config::kRows / 4;
 #pragma unroll 1
       for (int i = static_cast<int>(threadIdx.x); i < tokens * kPerToken; i += Config::kThreads) {
@@ -91,15 +91,29 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         store.round(first + token, row_tile * Config::kRows + feature, sum_of(token, feature, float4{0, 0, 0, 0}));
       }
     } else {
+      // Of few tokens one feature a lane, so that there are lanes for all; of many four, which are read and written
+      // together.
+      constexpr int kEach = Config::kTokens > 8 ? 4 : 1;
+      using Number = std::conditional_t<kEach == 4, float4, float>;
       const int columns = store.swiglu() ? Config::kRows / 2 : Config::kRows;
+      const int per_token = columns / kEach;
+      const auto inputs_of = [&](int i) {
+        return store.template inputs<kEach>(first + i / per_token, row_tile * columns + i % per_token * kEach);
+      };
+      const int own = static_cast<int>(threadIdx.x);
+      auto inputs = inputs_of(min(own, tokens * per_token - 1));
+      __syncthreads();
 #pragma unroll 1
-      for (int i = static_cast<int>(threadIdx.x); i < tokens * columns; i += Config::kThreads) {
-        const int token = i / columns;
-        const int column = i % columns;
+      for (int i = own; i < tokens * per_token; i += Config::kThreads) {
+        if (i != own) inputs = inputs_of(i);
+        const int token = i / per_token;
+        const int column = i % per_token * kEach;
         const int feature = store.swiglu() ? column / 8 * 16 + column % 8 : column;  // eight of gate, then eight of up
-        const float sum = sum_of(token, feature, 0.f);
-        store.finish(first + token, row_tile * columns + column, sum,
-                     store.swiglu() ? sum_of(token, feature + 8, 0.f) : 0.f);
+        const Number sums = sum_of(token, feature, Number{});
+        const Number up = store.swiglu() ? sum_of(token, feature + 8, Number{}) : Number{};
+        using Each = const float(&)[kEach];
+        store.finish(first + token, row_tile * columns + column, reinterpret_cast<Each>(sums),
+                     reinterpret_cast<Each>(up), inputs);
       }
     }
   }

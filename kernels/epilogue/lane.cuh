@@ -5,15 +5,15 @@
 namespace machete::epilogue {
 
 /// Which rows of W and which tokens the elements of a lane's fragment are: of one atom (64 rows a warpgroup) and one
-/// chunk (16 or 32 tokens), element f = token of a pair + 2 (half of the strip) + 4 (octet of tokens).
+/// chunk (16 tokens), element f = token of a pair + 2 (half of the strip) + 4 (octet of tokens).
 ///
 /// Visitors find it in args.epi_tile; their epi_m is the atom, their epi_n the chunk.
-template <int kAtoms_, int kAtomRows_, int kChunkTokens_>
+template <int kAtoms_, int kAtomRows_>
 struct Lane {
   static constexpr int kAtoms = kAtoms_;
   static constexpr int kAtomRows = kAtomRows_;  // between the rows of an atom and the next
-  static constexpr int kChunkTokens = kChunkTokens_;
-  static constexpr int kFragment = kChunkTokens / 2;
+  static constexpr int kFragment = 8;
+  static constexpr int kChunkTokens = 16;
 
   int row;    // packed, of element 0 of atom 0
   int token;  // of element 0 of chunk 0
@@ -31,8 +31,6 @@ struct Lane {
     const int pair = packed / 16 * 8 + packed % 8;
     return pair < n / 2 ? pair + half * (n / 2) : -1;
   }
-  /// The column of D, or -1.
-  CUTE_HOST_DEVICE int column(int half, int atom) const { return swiglu && half == 1 ? -1 : channel(half, atom); }
 };
 
 }  // namespace machete::epilogue

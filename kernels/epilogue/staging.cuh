@@ -16,8 +16,8 @@ using namespace cute;  // NOLINT(google-build-using-namespace)
 
 /// The way of a warpgroup's accumulators to D: through the epilogue and rounded in registers, where a lane holds two
 /// rows (features) of two tokens; turned by stmatrix, through shared memory laid out [token][64 features], 16 bytes
-/// that a token's low bits permute against bank conflicts; then out in 16 bytes a lane, 128 of a token. Outputs of f32
-/// and e4m3 go the same way, as floats.
+/// that a token's low bits permute against bank conflicts; then out in 16 bytes a lane, 128 of a token. What comes of a
+/// long tree goes that way as floats, and is rounded behind it, to whatever D is of.
 ///
 /// Each warpgroup goes its own way, so that one may store while the other still multiplies.
 template <class Config>
@@ -25,8 +25,8 @@ struct Staging {
   using Element = typename Config::Element;
   static constexpr int kTokens = Config::kStagingTokens;
   static_assert(kTokens == 16, "one stmatrix a warp");
-  template <int kChunk>
-  using LaneOf = Lane<Config::kAtoms, Config::kWarpgroups * 64, kChunk>;
+  using LaneOfTile = Lane<Config::kAtoms, Config::kWarpgroups * 64>;
+  using Values = Fragment<LaneOfTile>;
 
   Element (*buffers)[kTokens * 64];  // two, in turn
   int warpgroup;
@@ -41,8 +41,7 @@ struct Staging {
     if constexpr (std::is_same_v<Tree, NoTree>) {
       round(accumulators, store, first_row, first_token);
     } else {
-      using Place = LaneOf<kIsShort<Tree> ? kTokens : Config::kLongTokens>;
-      const auto callbacks = callbacks_of(Tree(tree, {}), lane_of<Place>(store, first_row, first_token));
+      const auto callbacks = callbacks_of(Tree(tree, {}), lane_of(store, first_row, first_token));
       if constexpr (kIsShort<Tree>) {
         visit_unrolled<Tree>(callbacks, accumulators, store, first_row, first_token);
       } else {
@@ -53,8 +52,7 @@ struct Staging {
 
  private:
   /// What the lane holds of the tile whose first row and token these are.
-  template <class Place>
-  __device__ Place lane_of(const Store<Element>& store, int first_row, int first_token) const {
+  __device__ LaneOfTile lane_of(const Store<Element>& store, int first_row, int first_token) const {
     return {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2, store.m, store.n,
             store.swiglu()};
   }
@@ -66,7 +64,7 @@ struct Staging {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
       if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
-      const auto sums = sums_of<kTokens>(accumulators, step, store.factor);
+      const Values sums = sums_of(accumulators, step, store.factor);
       store(first_token + token_of(step), first_row + row_of(step), store.n, turn(sums, step));
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
@@ -84,7 +82,7 @@ struct Staging {
       if (first_token + chunk * kTokens >= store.m) break;
       const int atom = step % Config::kAtoms;
       callbacks.begin_loop(atom, chunk);
-      const auto values = callbacks.visit(sums_of<kTokens>(accumulators, step, store.factor), 0, atom, chunk);
+      const Values values = callbacks.visit(sums_of(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
       const uint4 rounded = turn(values, step);
       const int row = first_row + row_of(step);
@@ -102,43 +100,44 @@ struct Staging {
                                         const Store<Element>& store, int first_row, int first_token) const {
     callbacks.begin();
 #pragma unroll 1
-    for (int step = 0; step < kLongSteps; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
       const int atom = step % Config::kAtoms;
       const int chunk = step / Config::kAtoms;
-      const int token = first_token + chunk * Config::kLongTokens;
-      if (token >= store.m) break;
+      if (first_token + chunk * kTokens >= store.m) break;
+      const int token = first_token + token_of(step);
+      const int row = first_row + row_of(step);
+      const int column = store.swiglu() ? row / 2 : row;
+      const auto residual = store.template residual<8>(token, column);
       callbacks.begin_loop(atom, chunk);
-      const auto values = callbacks.visit(select<0, kLongSteps>(accumulators, step, store.factor), 0, atom, chunk);
+      const Values values = callbacks.visit(select<0, kSteps>(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
-#pragma unroll
-      for (int part = 0; part < Config::kLongTokens / kTokens; ++part) {
-        store_floats(&values[part * 8], store, first_row + row_of(step), token + part * kTokens + lane / 8);
-      }
+      float neighbours[8];
+      turn_floats(values, neighbours);
+      // After swiglu every second eight rows hold nothing.
+      if (!store.swiglu() || row % 16 == 0) store.finish(token, column, neighbours, residual);
     }
     callbacks.end();
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
   static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
-  static constexpr int kLongSteps = Config::kTileM / Config::kLongTokens * Config::kAtoms;
 
-  template <int kChunk, class Accumulators>
-  __device__ static Fragment<LaneOf<kChunk>> sums_of(const Accumulators& accumulators, int step, float factor) {
-    using Place = LaneOf<kChunk>;
-    Fragment<Place> values;
+  template <class Accumulators>
+  __device__ static Values sums_of(const Accumulators& accumulators, int step, float factor) {
+    Values values;
 #pragma unroll
-    for (int f = 0; f < Place::kFragment; ++f) {
-      const int octet = step / Config::kAtoms * (kChunk / 8) + f / 4;
-      values[f] = factor * accumulators(make_coord(f % 2, Place::half(f), octet), step % Config::kAtoms, _0{});
+    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+      values[f] = factor * accumulators(make_coord(f % 2, LaneOfTile::half(f), step / Config::kAtoms * 2 + f / 4),
+                                        step % Config::kAtoms, _0{});
     }
     return values;
   }
 
   /// Those of a step that the compiler does not know, by halves.
   template <int kFirst, int kCount, class Accumulators>
-  __device__ static auto select(const Accumulators& accumulators, int step, float factor) {
+  __device__ static Values select(const Accumulators& accumulators, int step, float factor) {
     if constexpr (kCount == 1) {
-      return sums_of<Config::kLongTokens>(accumulators, kFirst, factor);
+      return sums_of(accumulators, kFirst, factor);
     } else {
       constexpr int kHalf = kCount / 2;
       if (step < kFirst + kHalf) return select<kFirst, kHalf>(accumulators, step, factor);
@@ -147,7 +146,7 @@ struct Staging {
   }
 
   /// Rounds what the lanes hold and gives each eight rows of one token: row_of(step) and on of token_of(step).
-  __device__ uint4 turn(const Fragment<LaneOf<kTokens>>& values, int step) const {
+  __device__ uint4 turn(const Values& values, int step) const {
     Element* buffer = buffers[step % 2];
     write(buffer, values);
     // Of two buffers in turn, the one written next was read before this barrier.
@@ -160,7 +159,7 @@ struct Staging {
     return (step % Config::kAtoms * Config::kWarpgroups + warpgroup) * 64 + lane % 8 * 8;
   }
 
-  __device__ void write(Element* buffer, const Fragment<LaneOf<kTokens>>& values) const {
+  __device__ void write(Element* buffer, const Values& values) const {
     std::uint32_t matrix[4];  // 8 tokens x 8 features each: (octet of tokens, half of the strip)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -178,19 +177,19 @@ struct Staging {
     SM90_U16x8_STSM_T::copy(matrix[0], matrix[1], matrix[2], matrix[3], row);
   }
 
-  /// As turn(), unrounded, and stores: floats lie in both buffers, a token's eights of rows where its bits put them.
-  __device__ void store_floats(const float* values, const Store<Element>& store, int row, int token) const {
+  /// As turn(), unrounded: floats lie in both buffers, a token's eights of rows where its bits put them.
+  __device__ void turn_floats(const Values& values, float (&out)[8]) const {
     auto* buffer = reinterpret_cast<float*>(buffers[0]);  // [token][eight of rows][8]
-    const auto place = [](int t, int eight) { return t * 64 + (eight ^ t / 2 % 4) * 8; };
+    const auto place = [](int token, int eight) { return token * 64 + (eight ^ token / 2 % 4) * 8; };
     cutlass::arch::NamedBarrier::sync(128, warpgroup);  // what was there has been read
 #pragma unroll
-    for (int f = 0; f < kTokens / 2; ++f) {
-      buffer[place(lane % 4 * 2 + f % 2 + f / 4 * 8, lane / 32 * 2 + LaneOf<kTokens>::half(f)) + lane % 32 / 4] =
-          values[f];
+    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+      buffer[place(lane % 4 * 2 + f % 2 + f / 4 * 8, lane / 32 * 2 + LaneOfTile::half(f)) + lane % 32 / 4] = values[f];
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
     const auto* from = reinterpret_cast<const float4*>(buffer + place(lane / 8, lane % 8));
-    if (!store.swiglu() || row % 16 == 0) store.wide(token, store.swiglu() ? row / 2 : row, from[0], from[1]);
+    reinterpret_cast<float4*>(out)[0] = from[0];
+    reinterpret_cast<float4*>(out)[1] = from[1];
   }
 };
 

@@ -24,11 +24,6 @@ struct Store {
 
   __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
   __device__ int columns() const { return swiglu() ? n / 2 : n; }
-  __device__ bool rounds_to_16_bits() const { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
-  /// What e4m3 outputs are multiplied by.
-  __device__ float output_factor() const {
-    return operands.output_scale == nullptr ? 1.f : __frcp_rn(*operands.output_scale);
-  }
 
   /// Eight columns of D, through their epilogue and rounded already.
   __device__ void operator()(int token, int column, int columns, uint4 rounded) const {
@@ -41,30 +36,6 @@ struct Store {
       for (int i = 0; i < 8; ++i) {
         if (column + i < columns) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
       }
-    }
-  }
-
-  /// Eight columns of D in f32 or e4m3.
-  __device__ void wide(int token, int column, float4 first, float4 second) const {
-    if (token >= m || column >= columns()) return;
-    const std::int64_t at = token * ldd + column;
-    const float floats[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-    if (d_type == DataType::kF32) {
-      put(static_cast<float*>(d) + at, columns() - column, floats);
-    } else if (d_type == DataType::kE4m3) {
-      const float factor = output_factor();
-      std::uint32_t codes[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        codes[i] = e4m3_pair(floats[i * 4] * factor, floats[i * 4 + 1] * factor) |
-                   e4m3_pair(floats[i * 4 + 2] * factor, floats[i * 4 + 3] * factor) << 16;
-      }
-      put(static_cast<std::uint8_t*>(d) + at, columns() - column, reinterpret_cast<const std::uint8_t(&)[8]>(codes));
-    } else {
-      Element rounded[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) rounded[i] = Element(floats[i]);
-      put(static_cast<Element*>(d) + at, columns() - column, rounded);
     }
   }
 
@@ -84,49 +55,115 @@ struct Store {
     }
   }
 
-  /// One sum through the steps of the epilogue. `up` is that of the row eight further on, for swiglu.
-  __device__ void finish(int token, int column, float sum, float up) const {
-    if (token >= m || column >= columns()) return;
-    const float y = finished(token, column, sum * factor, up * factor);
+  /// Neighbours in a token of the residual, zeros where there are none. Columns are multiples of kCount, here and
+  /// below.
+  template <int kCount>
+  struct alignas(2 * kCount) Residual {
+    Element value[kCount];
+  };
+  template <int kCount>
+  __device__ Residual<kCount> residual(int token, int column) const {
+    Residual<kCount> result = {};
+    const int there = columns() - column;
+    if (operands.residual == nullptr || token >= m) return result;
+    const Element* from = static_cast<const Element*>(operands.residual) + token * operands.ldc + column;
+    if (operands.ldc % kCount == 0 && there >= kCount) return *reinterpret_cast<const Residual<kCount>*>(from);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (i < there) result.value[i] = from[i];
+    }
+    return result;
+  }
+
+  /// The last steps: adds the residual, rounds and stores.
+  template <int kCount>
+  __device__ void finish(int token, int column, float (&values)[kCount], const Residual<kCount>& residual) const {
+    const int there = columns() - column;
+    if (token >= m || there <= 0) return;
+    if (operands.residual != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(residual.value[i]);
+    }
     const std::int64_t at = token * ldd + column;
     if (d_type == DataType::kF32) {
-      static_cast<float*>(d)[at] = y;
+      put(static_cast<float*>(d) + at, there, values);
     } else if (d_type == DataType::kE4m3) {
-      static_cast<std::uint8_t*>(d)[at] = static_cast<std::uint8_t>(e4m3_pair(y * output_factor(), 0.f));
+      const float factor = operands.output_scale == nullptr ? 1.f : __frcp_rn(*operands.output_scale);
+      std::uint8_t codes[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) codes[i] = static_cast<std::uint8_t>(e4m3_pair(values[i] * factor, 0.f));
+      put(static_cast<std::uint8_t*>(d) + at, there, codes);
     } else {
-      static_cast<Element*>(d)[at] = Element(y);
+      Element rounded[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) rounded[i] = Element(values[i]);
+      put(static_cast<Element*>(d) + at, there, rounded);
     }
+  }
+
+  /// What the steps for a token's neighbours read, so that it may be fetched before their sums are there.
+  template <int kCount>
+  struct Inputs {
+    float token_scale;
+    float channel_scale[2][kCount];  // of up, too, where there is swiglu
+    float bias[2][kCount];
+    Residual<kCount> residual;
+  };
+  template <int kCount>
+  __device__ Inputs<kCount> inputs(int token, int column) const {
+    Inputs<kCount> in;
+    in.token_scale = operands.token_scale == nullptr ? 1.f : operands.token_scale[token];
+    in.residual = residual<kCount>(token, column);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const int channel = part * columns() + column + i;
+        const bool there = column + i < columns() && (part == 0 || swiglu());
+        in.channel_scale[part][i] = there && operands.channel_scale != nullptr ? operands.channel_scale[channel] : 1.f;
+        in.bias[part][i] = there && operands.bias != nullptr
+                               ? static_cast<float>(static_cast<const Element*>(operands.bias)[channel])
+                               : 0.f;
+      }
+    }
+    return in;
+  }
+
+  /// Sums of neighbouring rows through all the steps, as the tree of visitors.cuh takes them. `up` are those of the
+  /// rows eight further on, for swiglu.
+  template <int kCount>
+  __device__ void finish(int token, int column, const float (&sums)[kCount], const float (&up)[kCount],
+                         const Inputs<kCount>& in) const {
+    float y[kCount];
+    const auto scaled = [&](int part, int i, float sum) {
+      return sum * factor * in.token_scale * in.channel_scale[part][i] + in.bias[part][i];
+    };
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) y[i] = scaled(0, i, sums[i]);
+    activate(operands.activation, y, kCount);
+    if (swiglu()) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) y[i] *= scaled(1, i, up[i]);
+    }
+    finish(token, column, y, in.residual);
   }
 
  private:
-  /// Of eight neighbours those that there are; D is 16-byte aligned, a column a multiple of 8.
-  template <class T>
-  __device__ void put(T* out, int there, const T (&values)[8]) const {
-    struct alignas(sizeof(T) == 1 ? 8 : 16) Eight {
-      T value[8];
+  /// Of neighbours those that there are; D is 16-byte aligned.
+  template <class T, int kCount>
+  __device__ void put(T* out, int there, const T (&values)[kCount]) const {
+    constexpr int kBytes = static_cast<int>(sizeof(T)) * kCount;
+    struct alignas(kBytes < 16 ? kBytes : 16) Together {
+      T value[kCount];
     };
-    if (ldd % 8 == 0 && there >= 8) {
-      *reinterpret_cast<Eight*>(out) = reinterpret_cast<const Eight&>(values);
+    if (ldd % kCount == 0 && there >= kCount) {
+      *reinterpret_cast<Together*>(out) = reinterpret_cast<const Together&>(values);
       return;
     }
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < kCount; ++i) {
       if (i < there) out[i] = values[i];
     }
-  }
-
-  /// The named steps, as the tree of visitors.cuh takes them.
-  __device__ float finished(int token, int column, float x, float up) const {
-    float y = activate(operands.activation, scaled(token, column, x));
-    if (swiglu()) y *= scaled(token, columns() + column, up);
-    if (operands.residual == nullptr) return y;
-    return y + static_cast<float>(static_cast<const Element*>(operands.residual)[token * operands.ldc + column]);
-  }
-  __device__ float scaled(int token, int channel, float x) const {
-    if (operands.token_scale != nullptr) x *= operands.token_scale[token];
-    if (operands.channel_scale != nullptr) x *= operands.channel_scale[channel];
-    if (operands.bias != nullptr) x += static_cast<float>(static_cast<const Element*>(operands.bias)[channel]);
-    return x;
   }
 };
 

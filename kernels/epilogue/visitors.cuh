@@ -160,61 +160,6 @@ struct TokenVector : Leaf<VectorParams<float>> {
   }
 };
 
-template <class Element>
-struct MatrixParams {
-  const Element* values;  // [M, columns of D], rows `stride` apart; null: all are 0
-  std::int64_t stride;
-};
-
-/// One number for each element of D. Those of a step are fetched while the step before is computed.
-template <class Element>
-struct Matrix : Leaf<MatrixParams<Element>> {
-  using Base = Leaf<MatrixParams<Element>>;
-  using Base::Base;
-
-  template <class Lane>
-  struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
-    MatrixParams<Element> params;
-    Lane lane;
-    cutlass::Array<Element, Lane::kFragment> next;
-    cutlass::Array<Element, Lane::kFragment> current;
-
-    CUTLASS_DEVICE Callbacks(const MatrixParams<Element>& p, const Lane& l) : params(p), lane(l) {}
-
-    CUTLASS_DEVICE void begin() { fetch(0, 0); }
-    CUTLASS_DEVICE void begin_loop(int atom, int chunk) {
-      if (params.values == nullptr) return;  // the same for all lanes, here and below
-      current = next;
-      fetch((atom + 1) % Lane::kAtoms, chunk + (atom + 1) / Lane::kAtoms);
-    }
-    template <class Accumulator, int kSize>
-    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
-      Fragment<Lane> result;
-      result.fill(0.f);
-      if (params.values == nullptr) return result;
-      CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) result[f] = static_cast<float>(current[f]);
-      return result;
-    }
-
-   private:
-    CUTLASS_DEVICE void fetch(int atom, int chunk) {
-      if (params.values == nullptr) return;
-      CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) {
-        const int token = lane.token_of(f, chunk);
-        const int column = lane.column(Lane::half(f), atom);
-        next[f] = token < lane.m && column >= 0 ? params.values[token * params.stride + column] : Element(0.f);
-      }
-    }
-  };
-
-  template <bool kReferenceSource, class... Args>
-  CUTLASS_DEVICE auto get_consumer_store_callbacks(const fusion::ConsumerStoreArgs<Args...>& args) {
-    return Callbacks<cute::remove_cvref_t<decltype(args.epi_tile)>>(this->params, args.epi_tile);
-  }
-};
-
 struct ActivationKind {
   Activation kind;
 };
@@ -226,21 +171,10 @@ struct ActivationStep {
 
   template <class Array>
   CUTLASS_DEVICE Array operator()(const Array& x, const Arguments& arguments) const {
-    switch (arguments.kind) {
-      case Activation::kNone:
-        return x;
-      case Activation::kRelu:
-        return of_each<Activation::kRelu>(x);
-      case Activation::kSilu:
-        return of_each<Activation::kSilu>(x);
-      case Activation::kGelu:
-        return of_each<Activation::kGelu>(x);
-      case Activation::kGeluTanh:
-        return of_each<Activation::kGeluTanh>(x);
-      case Activation::kSwiglu:
-        return of_pairs(x);
-    }
-    return x;
+    if (arguments.kind == Activation::kSwiglu) return of_pairs(x);
+    Array result = x;
+    activate(arguments.kind, result, static_cast<int>(Array::kElements));
+    return result;
   }
 
   template <Activation kKind, class Array>
@@ -307,19 +241,16 @@ using LinearTree =
                     fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector<kAhead>>,
                     ChannelVector<float>, ChannelVector<Element>>;
 
-/// The named epilogues (machete/epilogue.h), whose steps may all be absent:
-/// activation(acc * token_scale * channel_scale + bias) + residual.
+/// The named epilogues (machete/epilogue.h), whose steps may all be absent: activation(acc * token_scale *
+/// channel_scale
+/// + bias). The residual comes in the store, where a lane has neighbours of a token, and can read as many at once.
 template <class Element>
 struct NamedTree {
-  using Activated = fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element, false>>;
-  using Tree = fusion::Sm90EVT<Compute<cutlass::plus>, Activated, Matrix<Element>>;
+  using Tree = fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element, false>>;
 
   static typename Tree::Arguments arguments(const Operands& o) {
     const auto* bias = static_cast<const Element*>(o.bias);
-    const auto* residual = static_cast<const Element*>(o.residual);
-    return {{{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}},
-            {residual, o.ldc},
-            {}};
+    return {{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}};
   }
 };
 

@@ -60,8 +60,6 @@ struct Config {
   static_assert(128 * kProducerRegisters + kConsumers * kConsumerRegisters <= 65536);
 
   static constexpr int kStagingTokens = 16;  // what leaves a warpgroup at a time, in 64 features a token
-  // Of long trees twice as many, so that what some wait for hides behind others, where there are registers for that.
-  static constexpr int kLongTokens = !kBytes && kTileN == 128 && kTileM % 32 == 0 ? 32 : kStagingTokens;
 
   struct alignas(1024) SharedStorage {
     alignas(1024) Activation activations[cosize_v<ActivationLayout>];

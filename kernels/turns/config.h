@@ -10,7 +10,6 @@ struct Config : gemm::Config<Activation, Converter, kTileN, kTileM, kTileK, kSta
   using Base = gemm::Config<Activation, Converter, kTileN, kTileM, kTileK, kStages>;
   static_assert(kTileK == 128 && Base::kAtoms == 1);
 
-  static constexpr int kLongTokens = Base::kStagingTokens;  // two sets of sums leave no registers for more
   static constexpr int kVectors = Base::kAccumulators / 4;  // of 16 bytes, a thread's sums
 
   struct SharedStorage : Base::SharedStorage {

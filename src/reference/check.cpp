@@ -136,6 +136,12 @@ class ExpectedEpilogue {
     return x;
   }
 
+  // The exponential is of a rounded multiple of the argument, and may be 0 for what is no normal number.
+  static Uncertain silu(Uncertain y, double argument) {
+    y.error += 0x1p-22 * std::abs(argument * y.value) + 0x1p-118;
+    return y;
+  }
+
   Uncertain activated(Uncertain x) const {
     const double v = x.value;
     const auto result = [](double value, double slope, Uncertain of, double of_argument) {
@@ -148,7 +154,7 @@ class ExpectedEpilogue {
         return {v < 0 ? 0 : v, x.error};
       case Activation::kSilu:
       case Activation::kSwiglu:
-        return result(v / (1 + std::exp(-v)), 1.1, x, 0);
+        return silu(result(v / (1 + std::exp(-v)), 1.1, x, 0), v);
       case Activation::kGelu:
         return result(v / 2 * (1 + std::erf(v / std::sqrt(2.0))), 1.13, x, 0x1p-22);
       case Activation::kGeluTanh:
