@@ -107,10 +107,12 @@ struct Staging {
       const int token = first_token + token_of(step);
       const int row = first_row + row_of(step);
       const int column = store.swiglu() ? row / 2 : row;
-      const auto residual = store.template residual<8>(token, column);
+      typename Store<Element>::template Residual<8> residual;
+      if constexpr (kAhead) residual = store.template residual<8>(token, column);
       callbacks.begin_loop(atom, chunk);
       const Values values = callbacks.visit(select<0, kSteps>(accumulators, step, store.factor), 0, atom, chunk);
       callbacks.end_loop(atom, chunk);
+      if constexpr (!kAhead) residual = store.template residual<8>(token, column);
       float neighbours[8];
       turn_floats(values, neighbours);
       // After swiglu every second eight rows hold nothing.
@@ -120,6 +122,7 @@ struct Staging {
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
+  static constexpr bool kAhead = Config::kWarpgroups == 2;  // three have no registers for what is fetched ahead
   static constexpr int kSteps = Config::kTileM / kTokens * Config::kAtoms;  // atom by atom, chunk by chunk
 
   template <class Accumulators>
