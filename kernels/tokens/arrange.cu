@@ -1,4 +1,4 @@
-/// Few tokens: a thread an element, so that the copy is as short as two loads. Many: a CTA takes whole rows through
+/// Few tokens: a thread an element, so that the copy is as short as two loads. More: a CTA takes whole rows through
 /// shared memory, since elements fetched one by one cost a sector of 32 bytes each.
 
 #include <algorithm>
@@ -42,25 +42,45 @@ __global__ void __launch_bounds__(kThreads) arrange_elements(const Params p) {
   static_cast<Element*>(p.what.out)[row * p.pitch + i] = static_cast<const Element*>(p.what.a)[row * p.what.lda + from];
 }
 
+/// Neighbours that are read and written together: 16 bytes.
+template <class Element>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(Element);
+  Element value[kSize];
+};
+
 template <class Element>
 __global__ void __launch_bounds__(kRowThreads) arrange_rows(const Params p) {
-  extern __shared__ std::uint8_t shared[];
-  auto* staged = reinterpret_cast<Element*>(shared);  // [rows][K]
+  using Together = Vector<Element>;
+  extern __shared__ uint4 shared[];
   const std::int64_t first = std::int64_t{blockIdx.x} * p.rows;
   const int rows = static_cast<int>(min(std::int64_t{p.rows}, p.what.m - first));
-  const int k = static_cast<int>(p.what.k);
+  const int vectors = static_cast<int>(p.what.k) / Together::kSize;  // of a row
+  const int own = static_cast<int>(threadIdx.x);
   wait_for_activations();
   for (int row = 0; row < rows; ++row) {
-    const Element* a = static_cast<const Element*>(p.what.a) + (first + row) * p.what.lda;
-#pragma unroll 8
-    for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) staged[row * k + i] = a[i];
+    const auto* a = reinterpret_cast<const uint4*>(static_cast<const Element*>(p.what.a) + (first + row) * p.what.lda);
+#pragma unroll 4
+    for (int i = own; i < vectors; i += kRowThreads) shared[row * vectors + i] = a[i];
   }
   __syncthreads();
+  const auto* staged = reinterpret_cast<const Element*>(shared);  // [rows][K]
   auto* out = static_cast<Element*>(p.what.out) + first * p.pitch;
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < k; i += kRowThreads) {
-    const auto from = static_cast<int>(source(p.what, i));
-    for (int row = 0; row < rows; ++row) out[row * p.pitch + i] = staged[row * k + from];
+#pragma unroll 2
+  for (int i = own; i < vectors; i += kRowThreads) {
+    Vector<std::int32_t> from[Together::kSize / 4];
+#pragma unroll
+    for (int part = 0; part < Together::kSize / 4; ++part) {
+      from[part] = reinterpret_cast<const Vector<std::int32_t>*>(p.what.permutation)[i * (Together::kSize / 4) + part];
+    }
+    for (int row = 0; row < rows; ++row) {
+      Together gathered;
+#pragma unroll
+      for (int j = 0; j < Together::kSize; ++j) {
+        gathered.value[j] = staged[row * static_cast<int>(p.what.k) + from[j / 4].value[j % 4]];
+      }
+      *reinterpret_cast<Together*>(out + row * p.pitch + i * Together::kSize) = gathered;
+    }
   }
 }
 
@@ -76,7 +96,9 @@ template <class Element>
 int arrange_as(const Arrangement& what, bool overlap, void* stream) {
   const std::int64_t row_bytes = what.k * static_cast<std::int64_t>(sizeof(Element));
   Params params = {what, aligned_row(what.k, sizeof(Element)), kernels::ceil_div(what.k, kThreads), 0};
-  if (what.m <= kFewTokens || row_bytes > kMostShared) {
+  const bool vectors = row_bytes % 16 == 0 && what.lda * static_cast<std::int64_t>(sizeof(Element)) % 16 == 0 &&
+                       what.permutation != nullptr;
+  if (what.m <= kFewTokens || row_bytes > kMostShared || !vectors) {
     const std::int64_t ctas = what.m * params.blocks_of_k;
     if (ctas > 0x7fffffff) return cudaErrorInvalidConfiguration;
     return kernels::launch(&arrange_elements<Element>, params, {static_cast<int>(ctas), kThreads, 0}, overlap, stream);

@@ -10,7 +10,7 @@ namespace machete::tokens {
 constexpr std::int64_t aligned_row(std::int64_t k, std::int64_t bytes) { return (k * bytes + 15) / 16 * 16 / bytes; }
 
 struct Arrangement {
-  const void* a;  // [M, K] of elements of `bytes`, 1 or 2, rows lda apart
+  const void* a;  // [M, K] of elements of `bytes`, 1 or 2, rows lda apart; 16-byte aligned, as are the others
   std::size_t bytes;
   std::int64_t lda, m, k;
   const std::int32_t* permutation;  // [K]: which k of A is where; null: its own

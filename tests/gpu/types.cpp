@@ -250,13 +250,21 @@ TEST_F(Types, ActOrder) {
   }
 }
 
-// CTAs that arrange several tokens, the last one fewer, and rows too long for that.
+// CTAs that arrange several tokens, the last one fewer; rows too long for that, and rows that do not start on 16 bytes.
 TEST_F(Types, ActOrderOfManyTokensAndLongRows) {
-  for (const auto& [m, k] : {std::pair<std::int64_t, std::int64_t>{2050, 1100}, {66, 50000}}) {
-    Case c = case_of({WeightType::kU4b8, DataType::kBf16}, m, 136, k, 128);
+  struct Sizes {
+    DataType a_type;
+    std::int64_t m, k, gap;
+  };
+  for (const Sizes& sizes : {Sizes{DataType::kBf16, 2050, 1104, 8},
+                             {DataType::kS8, 2050, 1104, 16},
+                             {DataType::kBf16, 66, 50000, 8},
+                             {DataType::kBf16, 66, 1104, 5}}) {
+    if (!served({WeightType::kU4b8, sizes.a_type})) continue;
+    Case c = case_of({WeightType::kU4b8, sizes.a_type}, sizes.m, 136, sizes.k, 128);
     c.problem.act_order = true;
-    c.problem.lda = k + 5;
-    c.seed = 3900 + static_cast<std::uint64_t>(m);
+    c.problem.lda = sizes.k + sizes.gap;
+    c.seed = 3900 + static_cast<std::uint64_t>(sizes.m);
     EXPECT_TRUE(bench().try_case(c));
   }
 }
