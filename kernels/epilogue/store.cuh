@@ -1,12 +1,12 @@
 #pragma once
 
+#include <cuda_fp8.h>
 #include <cutlass/bfloat16.h>
 #include <cutlass/half.h>
 
 #include <cstdint>
 
 #include "kernels/epilogue/activation.cuh"
-#include "kernels/epilogue/e4m3.cuh"
 #include "kernels/epilogue/operands.h"
 
 namespace machete::epilogue {
@@ -89,10 +89,10 @@ struct Store {
       put(static_cast<float*>(d) + at, there, values);
     } else if (d_type == DataType::kE4m3) {
       const float factor = operands.output_scale == nullptr ? 1.f : __frcp_rn(*operands.output_scale);
-      std::uint8_t codes[kCount];
+      __nv_fp8_e4m3 codes[kCount];
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) codes[i] = static_cast<std::uint8_t>(e4m3_pair(values[i] * factor, 0.f));
-      put(static_cast<std::uint8_t*>(d) + at, there, codes);
+      for (int i = 0; i < kCount; ++i) codes[i] = __nv_fp8_e4m3(values[i] * factor);  // to nearest even, saturating
+      put(static_cast<__nv_fp8_e4m3*>(d) + at, there, codes);
     } else {
       Element rounded[kCount];
 #pragma unroll

@@ -241,9 +241,9 @@ using LinearTree =
                     fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector<kAhead>>,
                     ChannelVector<float>, ChannelVector<Element>>;
 
-/// The named epilogues (machete/epilogue.h), whose steps may all be absent: activation(acc * token_scale *
-/// channel_scale
-/// + bias). The residual comes in the store, where a lane has neighbours of a token, and can read as many at once.
+/// The named epilogues (machete/epilogue.h), whose steps may all be absent, but for the last:
+/// activation(acc * token_scale * channel_scale + bias). The residual comes in the store, where a lane has neighbours
+/// of a token, and can read as many at once.
 template <class Element>
 struct NamedTree {
   using Tree = fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element, false>>;

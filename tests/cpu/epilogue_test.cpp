@@ -221,6 +221,29 @@ std::uint8_t nearest_e4m3(float value) {
   return static_cast<std::uint8_t>(best);
 }
 
+// A weight of one element, 1.
+struct OneWeight {
+  std::vector<std::uint8_t> code = std::vector<std::uint8_t>(8, 0x99);  // 16 codes of 9: 1
+  std::vector<std::uint8_t> scale = rounded_to(DataType::kBf16, {1.0f});
+  QuantizedWeight weight;
+
+  OneWeight() {
+    weight.n = 1;
+    weight.k = 1;
+    weight.group_size = -1;
+    weight.qweight = code.data();
+    weight.scales = scale.data();
+  }
+  OneWeight(const OneWeight&) = delete;  // the weight points into it
+  OneWeight& operator=(const OneWeight&) = delete;
+
+  Result<PackedWeight> packed() const {
+    PrepackOptions options;
+    options.device = Device::cpu();
+    return prepack(weight, options);
+  }
+};
+
 // A weight of 1 and one activation a token: every number of e4m3, all halfway between two and close to that, what lies
 // beyond and below them all.
 TEST(Epilogue, OutputsOfE4m3AreTheNearestAndSaturate) {
@@ -235,20 +258,11 @@ TEST(Epilogue, OutputsOfE4m3AreTheNearestAndSaturate) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   values.insert(values.end(), {kInfinity, -kInfinity, std::numeric_limits<float>::quiet_NaN()});
   const std::vector<std::uint8_t> a = rounded_to(DataType::kBf16, values);
-  const std::vector<std::uint8_t> code(8, 0x99);  // 16 codes of 9: 1
-  const std::vector<std::uint8_t> one = rounded_to(DataType::kBf16, {1.0f});
-  QuantizedWeight weight;
-  weight.n = 1;
-  weight.k = 1;
-  weight.group_size = -1;
-  weight.qweight = code.data();
-  weight.scales = one.data();
-  PrepackOptions options;
-  options.device = Device::cpu();
-  const auto packed = prepack(weight, options);
+  const OneWeight one;
+  const auto packed = one.packed();
   ASSERT_TRUE(packed.ok());
   Problem problem =
-      reference::problem_of(static_cast<std::int64_t>(values.size()), weight, DataType::kBf16, DataType::kE4m3);
+      reference::problem_of(static_cast<std::int64_t>(values.size()), one.weight, DataType::kBf16, DataType::kE4m3);
   for (const float scale : {0.0f, 1.0f, 3.0f, -0.7f, 0x1p-100f, 0x1p100f}) {  // 0: without one
     problem.epilogue.output_scale = scale != 0;
     const float factor = scale != 0 ? 1 / scale : 1;
@@ -306,18 +320,9 @@ TEST(Epilogue, OutputsOfE4m3AreThoseOfF32Rounded) {
 // One weight of value 1 and its activation: what functions give at well-known places.
 TEST(Epilogue, FunctionsAreWhatTheirNamesSay) {
   const auto value = [](Activation activation, float x) {
-    const std::vector<std::uint8_t> code(8, 0x99);  // 16 codes of 9: 1
-    const std::vector<std::uint8_t> scale = rounded_to(DataType::kBf16, {1.0f});
-    QuantizedWeight weight;
-    weight.n = 1;
-    weight.k = 1;
-    weight.group_size = -1;
-    weight.qweight = code.data();
-    weight.scales = scale.data();
-    PrepackOptions options;
-    options.device = Device::cpu();
-    const auto packed = prepack(weight, options);
-    Problem problem = reference::problem_of(1, weight, DataType::kBf16, DataType::kF32);
+    const OneWeight one;
+    const auto packed = one.packed();
+    Problem problem = reference::problem_of(1, one.weight, DataType::kBf16, DataType::kF32);
     problem.epilogue.activation = activation;
     const auto plan = machete::plan(problem, Case::on_cpu());
     const std::vector<std::uint8_t> a = rounded_to(DataType::kBf16, {x});
