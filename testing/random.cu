@@ -114,11 +114,23 @@ __global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t 
 }
 
 // Whole groups first, in turn; what is left of K belongs to the last one.
-__global__ void fill_groups(std::int32_t* out, std::int64_t k, std::int64_t group_size) {
+// Where k stands among all k's, mixed: steps that lose no bit of `bits`, again until it is one of them.
+__device__ std::uint32_t mixed(std::uint32_t k, std::uint32_t end, int bits) {
+  const std::uint32_t mask = (1u << bits) - 1;
+  do {
+    for (const std::uint32_t factor : {0x9E3779B1u, 0x85EBCA6Bu, 0xC2B2AE35u}) {
+      k = k * factor + 1 & mask;
+      k ^= k >> (bits + 1) / 2;
+    }
+  } while (k >= end);
+  return k;
+}
+
+__global__ void fill_groups(std::int32_t* out, std::int64_t k, std::int64_t group_size, int bits) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= k) return;
-  const std::int64_t whole = k / group_size;
-  out[i] = static_cast<std::int32_t>(i < whole * group_size ? i % whole : whole);
+  out[i] =
+      static_cast<std::int32_t>(mixed(static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(k), bits) / group_size);
 }
 
 unsigned blocks_for(std::int64_t elements) {
@@ -196,8 +208,10 @@ Status fill_zero_points(DataType type, int bits, void* zero_points, std::int64_t
 }
 
 Status fill_g_idx(void* g_idx, std::int64_t k, std::int64_t group_size, cudaStream_t stream) {
+  int bits = 1;
+  while (std::int64_t{1} << bits < k) ++bits;
   fill_groups<<<static_cast<unsigned>((k + kThreads - 1) / kThreads), kThreads, 0, stream>>>(
-      static_cast<std::int32_t*>(g_idx), k, group_size < 0 ? k : group_size);
+      static_cast<std::int32_t*>(g_idx), k, group_size < 0 ? k : group_size, bits);
   return launch_status("fill with test data");
 }
 

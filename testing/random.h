@@ -34,7 +34,7 @@ Status fill_qweight(WeightType type, void* qweight, std::int64_t n, std::int64_t
 Status fill_zero_points(DataType type, int bits, void* zero_points, std::int64_t groups, std::int64_t n,
                         std::uint64_t seed, cudaStream_t stream = nullptr, bool wide = false);
 
-/// g_idx [K]: groups of that size, their k's mixed.
+/// g_idx [K], K below 2^31: groups of that size, their k's mixed as if by chance.
 Status fill_g_idx(void* g_idx, std::int64_t k, std::int64_t group_size, cudaStream_t stream = nullptr);
 
 enum class ScaleFill {

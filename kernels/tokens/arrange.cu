@@ -1,5 +1,8 @@
-/// Few tokens: a thread an element, so that the copy is as short as two loads. More: a CTA takes whole rows through
-/// shared memory, since elements fetched one by one cost a sector of 32 bytes each.
+/// Few tokens: a thread an element, so that the copy is as short as two loads, beside whatever fills the SM's shared
+/// memory. More: a CTA takes whole rows into shared memory, since elements fetched one by one cost a sector of 32 bytes
+/// each, and gathers them, or a part of them, from there.
+///
+///   A --16 bytes a lane--> [K][rows of the CTA] --a k of all rows a load--> registers --16 bytes a row--> out
 
 #include <algorithm>
 
@@ -9,22 +12,20 @@
 namespace machete::tokens {
 namespace {
 
+constexpr std::int64_t kFewTokens = 16;    // up to so many, a thread an element;
+constexpr std::int64_t kManyTokens = 264;  // up to so many, a CTA a row at most
 constexpr int kThreads = 256;
-constexpr std::int64_t kFewTokens = 64;
 constexpr int kRowThreads = 512;
-constexpr std::int64_t kMostRows = 4;   // of a CTA, that share what it reads of the permutation
-constexpr int kMostShared = 96 * 1024;  // bytes a CTA; an SM then holds two
+constexpr int kSharedOfTwo = 112 * 1024;   // bytes a CTA, of which an SM holds two
+constexpr int kMostShared = 224 * 1024;    // bytes a CTA
+constexpr std::int64_t kManyCtas = 132;    // for which rows are divided into parts of at least
+constexpr std::int64_t kLeastPart = 2048;  // bytes
 
 struct Params {
   Arrangement what;
   std::int64_t pitch;  // of a row of `out`
-  int blocks_of_k;     // few tokens: CTAs a token
-  int rows;            // many tokens: rows a CTA
+  int parts;           // CTAs that share a token, or kRows of them
 };
-
-__device__ inline std::int64_t source(const Arrangement& what, std::int64_t i) {
-  return what.permutation == nullptr ? i : what.permutation[i];
-}
 
 __device__ inline void wait_for_activations() {
   asm volatile("griddepcontrol.launch_dependents;");
@@ -34,89 +35,117 @@ __device__ inline void wait_for_activations() {
 template <class Element>
 __global__ void __launch_bounds__(kThreads) arrange_elements(const Params p) {
   const int block = static_cast<int>(blockIdx.x);
-  const std::int64_t i = std::int64_t{block % p.blocks_of_k} * kThreads + threadIdx.x;
-  const std::int64_t from = i < p.what.k ? source(p.what, i) : 0;
+  const std::int64_t i = std::int64_t{block % p.parts} * kThreads + threadIdx.x;
+  const std::int64_t from = i >= p.what.k ? 0 : p.what.permutation == nullptr ? i : p.what.permutation[i];
   wait_for_activations();
   if (i >= p.what.k) return;
-  const std::int64_t row = block / p.blocks_of_k;
+  const std::int64_t row = block / p.parts;
   static_cast<Element*>(p.what.out)[row * p.pitch + i] = static_cast<const Element*>(p.what.a)[row * p.what.lda + from];
 }
 
-/// Neighbours that are read and written together: 16 bytes.
-template <class Element>
-struct alignas(16) Vector {
-  static constexpr int kSize = 16 / sizeof(Element);
+/// Neighbours that are read and written together.
+template <class Element, int kBytes>
+struct alignas(kBytes) Vector {
+  static constexpr int kSize = kBytes / static_cast<int>(sizeof(Element));
   Element value[kSize];
 };
 
-template <class Element>
+/// The rows of a CTA lie in shared memory k by k, so that one load of one index serves all of them.
+template <class Element, int kRows>
 __global__ void __launch_bounds__(kRowThreads) arrange_rows(const Params p) {
-  using Together = Vector<Element>;
-  extern __shared__ uint4 shared[];
-  const std::int64_t first = std::int64_t{blockIdx.x} * p.rows;
-  const int rows = static_cast<int>(min(std::int64_t{p.rows}, p.what.m - first));
-  const int vectors = static_cast<int>(p.what.k) / Together::kSize;  // of a row
-  const int own = static_cast<int>(threadIdx.x);
+  using Whole = Vector<Element, 16>;
+  using Piece = Vector<Element, 16 / kRows>;                // of a row
+  using Column = Vector<Element, sizeof(Element) * kRows>;  // a k of all rows
+  struct Indices {
+    Vector<std::int32_t, 16> fours[Whole::kSize / 4];
+  };
+  extern __shared__ uint4 shared[];  // [K][kRows]
+  const int block = static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
+  const std::int64_t first = std::int64_t{block / p.parts} * kRows;
+  const int rows = static_cast<int>(min(std::int64_t{kRows}, p.what.m - first));
+  const int wholes = static_cast<int>(p.what.k) / Whole::kSize;  // of a row
+  const int part = block % p.parts;
+  const int end = wholes * (part + 1) / p.parts;
+  int i = wholes * part / p.parts + thread;
+  const auto* permutation = reinterpret_cast<const Indices*>(p.what.permutation);
+  Indices from = {};
+  if (i < end) from = permutation[i];
+
   wait_for_activations();
-  for (int row = 0; row < rows; ++row) {
-    const auto* a = reinterpret_cast<const uint4*>(static_cast<const Element*>(p.what.a) + (first + row) * p.what.lda);
+  const auto* a = static_cast<const Element*>(p.what.a) + first * p.what.lda;
 #pragma unroll 4
-    for (int i = own; i < vectors; i += kRowThreads) shared[row * vectors + i] = a[i];
+  for (int at = thread; at < wholes * kRows; at += kRowThreads) {
+    Piece pieces[kRows];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      pieces[row] = reinterpret_cast<const Piece*>(a + min(row, rows - 1) * p.what.lda)[at];
+    }
+    Whole columns;
+#pragma unroll
+    for (int j = 0; j < Whole::kSize; ++j) columns.value[j] = pieces[j % kRows].value[j / kRows];
+    reinterpret_cast<Whole*>(shared)[at] = columns;
   }
   __syncthreads();
-  const auto* staged = reinterpret_cast<const Element*>(shared);  // [rows][K]
+
   auto* out = static_cast<Element*>(p.what.out) + first * p.pitch;
-#pragma unroll 2
-  for (int i = own; i < vectors; i += kRowThreads) {
-    Vector<std::int32_t> from[Together::kSize / 4];
+  for (; i < end; i += kRowThreads) {
+    Column columns[Whole::kSize];
 #pragma unroll
-    for (int part = 0; part < Together::kSize / 4; ++part) {
-      from[part] = reinterpret_cast<const Vector<std::int32_t>*>(p.what.permutation)[i * (Together::kSize / 4) + part];
+    for (int j = 0; j < Whole::kSize; ++j) {
+      columns[j] = reinterpret_cast<const Column*>(shared)[from.fours[j / 4].value[j % 4]];
     }
-    for (int row = 0; row < rows; ++row) {
-      Together gathered;
+    if (i + kRowThreads < end) from = permutation[i + kRowThreads];
 #pragma unroll
-      for (int j = 0; j < Together::kSize; ++j) {
-        gathered.value[j] = staged[row * static_cast<int>(p.what.k) + from[j / 4].value[j % 4]];
-      }
-      *reinterpret_cast<Together*>(out + row * p.pitch + i * Together::kSize) = gathered;
+    for (int row = 0; row < kRows; ++row) {
+      if (row >= rows) break;
+      Whole gathered;
+#pragma unroll
+      for (int j = 0; j < Whole::kSize; ++j) gathered.value[j] = columns[j].value[row];
+      reinterpret_cast<Whole*>(out + row * p.pitch)[i] = gathered;
     }
   }
 }
 
 template <class Element>
-int prepare_both() {
-  const int status = kernels::prepare(reinterpret_cast<const void*>(&arrange_rows<Element>), kMostShared);
-  if (status != 0) return status;
-  cudaFuncAttributes attributes = {};
-  return cudaFuncGetAttributes(&attributes, arrange_elements<Element>);
+int prepare_all() {
+  for (const void* kernel : {reinterpret_cast<const void*>(&arrange_rows<Element, 1>),
+                             reinterpret_cast<const void*>(&arrange_rows<Element, 2>),
+                             reinterpret_cast<const void*>(&arrange_rows<Element, 4>)}) {
+    const int status = kernels::prepare(kernel, kMostShared);
+    if (status != 0) return status;
+  }
+  return kernels::prepare(reinterpret_cast<const void*>(&arrange_elements<Element>), 0);
 }
 
 template <class Element>
 int arrange_as(const Arrangement& what, bool overlap, void* stream) {
-  const std::int64_t row_bytes = what.k * static_cast<std::int64_t>(sizeof(Element));
-  Params params = {what, aligned_row(what.k, sizeof(Element)), kernels::ceil_div(what.k, kThreads), 0};
-  const bool vectors = row_bytes % 16 == 0 && what.lda * static_cast<std::int64_t>(sizeof(Element)) % 16 == 0 &&
-                       what.permutation != nullptr;
+  constexpr std::int64_t kBytes = sizeof(Element);
+  const std::int64_t row_bytes = what.k * kBytes;
+  Params params = {what, aligned_row(what.k, kBytes), 0};
+  const bool vectors = row_bytes % 16 == 0 && what.lda * kBytes % 16 == 0 && what.permutation != nullptr;
   if (what.m <= kFewTokens || row_bytes > kMostShared || !vectors) {
-    const std::int64_t ctas = what.m * params.blocks_of_k;
+    params.parts = kernels::ceil_div(what.k, kThreads);
+    const std::int64_t ctas = what.m * params.parts;
     if (ctas > 0x7fffffff) return cudaErrorInvalidConfiguration;
     return kernels::launch(&arrange_elements<Element>, params, {static_cast<int>(ctas), kThreads, 0}, overlap, stream);
   }
-  constexpr std::int64_t kManyCtas = 512;  // that keep memory busy
-  params.rows =
-      static_cast<int>(std::clamp<std::int64_t>(std::min(what.m / kManyCtas, kMostShared / row_bytes), 1, kMostRows));
-  return kernels::launch(
-      &arrange_rows<Element>, params,
-      {kernels::ceil_div(what.m, params.rows), kRowThreads, static_cast<int>(params.rows * row_bytes)}, overlap,
-      stream);
+  const auto launch_rows = [&](void (*kernel)(Params), int rows) {
+    const int groups = kernels::ceil_div(what.m, rows);
+    params.parts = static_cast<int>(std::clamp<std::int64_t>(kManyCtas / groups, 1, row_bytes / kLeastPart + 1));
+    return kernels::launch(kernel, params, {groups * params.parts, kRowThreads, static_cast<int>(rows * row_bytes)},
+                           overlap, stream);
+  };
+  if (what.m > kManyTokens && 4 * row_bytes <= kSharedOfTwo) return launch_rows(&arrange_rows<Element, 4>, 4);
+  if (what.m > kManyTokens && 2 * row_bytes <= kSharedOfTwo) return launch_rows(&arrange_rows<Element, 2>, 2);
+  return launch_rows(&arrange_rows<Element, 1>, 1);
 }
 
 }  // namespace
 
 int prepare_arrange() {
-  const int status = prepare_both<std::uint8_t>();
-  return status != 0 ? status : prepare_both<std::uint16_t>();
+  const int status = prepare_all<std::uint8_t>();
+  return status != 0 ? status : prepare_all<std::uint16_t>();
 }
 
 int arrange(const Arrangement& what, bool overlap, void* stream) {

@@ -258,6 +258,7 @@ TEST_F(Types, ActOrderOfManyTokensAndLongRows) {
   };
   for (const Sizes& sizes : {Sizes{DataType::kBf16, 2050, 1104, 8},
                              {DataType::kS8, 2050, 1104, 16},
+                             {DataType::kBf16, 266, 20000, 8},
                              {DataType::kBf16, 66, 50000, 8},
                              {DataType::kBf16, 66, 1104, 5}}) {
     if (!served({WeightType::kU4b8, sizes.a_type})) continue;
