@@ -61,7 +61,6 @@ struct Kernel {
   Tile tile;
   int ctas_per_sm;
   bool stream_k;      // can share tiles among CTAs
-  bool may_overlap;   // dependent launch was measured not to cost it
   bool aligned_rows;  // of A must start on 16 bytes
   bool epilogues;     // serves the named ones, and outputs of f32 and e4m3
   bool fast_only;     // for problems with fast_accumulation: all its sums stay in the tensor cores

@@ -39,14 +39,35 @@ struct Params {
 };
 
 __device__ inline float plus(float a, float b) { return a + b; }
+__device__ inline float2 plus(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 __device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
+/// What the steps of an epilogue read for a lane's first columns of a row tile.
+template <class Config>
+using Inputs = typename epilogue::Store<typename Config::Element>::template Inputs<Config::kEach>;
+
+/// The columns of D that come of a row tile, and those of a token that a lane takes as its i-th.
+template <class Config>
+struct Items {
+  bool swiglu;  // a column is a row of gate and one of up
+
+  __device__ int columns() const { return swiglu ? Config::kRows / 2 : Config::kRows; }
+  __device__ int per_token() const { return columns() / Config::kEach; }
+  __device__ int token(int i) const {
+    const int half = i / (Config::kRows / 2 / Config::kEach);  // a divisor that the compiler knows
+    return swiglu ? half : half / 2;
+  }
+  __device__ int column(int i) const { return (i - token(i) * per_token()) * Config::kEach; }
+  /// Of gate, or the only one; eight rows of gate alternate with eight of up.
+  __device__ int row(int column) const { return swiglu ? column / 8 * 16 + column % 8 : column; }
+};
 
 /// Adds up the warps' sums of a row tile, always in the order of their first turns (kernels/turns/order.h), and stores
 /// them, kNamed: through the steps of the epilogue.
 template <bool kNamed, class Config>
 __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>& store, const Sums<Config>& sums,
                                  int row_tile, int first_warp, bool reused,
-                                 float* partial /* [kWarps][kRoundTokens][kPitch] */) {
+                                 float* partial /* [kWarps][kRoundTokens][kPitch] */, Inputs<Config>& inputs) {
   constexpr int kTokens = Config::kRoundTokens;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -70,7 +91,7 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
       }
     }
     const auto sum_of = [&](int token, int feature, auto zero) {
-      using Number = decltype(zero);  // float, or float4 of neighbouring features
+      using Number = decltype(zero);  // float, or float2 or float4 of neighbouring features
       const auto of_turn = [&](int w) {
         const int from = (first_warp + w) % Config::kWarps;
         return *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature);
@@ -91,29 +112,33 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         store.round(first + token, row_tile * Config::kRows + feature, sum_of(token, feature, float4{0, 0, 0, 0}));
       }
     } else {
-      // Of few tokens one feature a lane, so that there are lanes for all; of many four, which are read and written
-      // together.
-      constexpr int kEach = Config::kTokens > 8 ? 4 : 1;
-      using Number = std::conditional_t<kEach == 4, float4, float>;
-      const int columns = store.swiglu() ? Config::kRows / 2 : Config::kRows;
-      const int per_token = columns / kEach;
-      const auto inputs_of = [&](int i) {
-        return store.template inputs<kEach>(first + i / per_token, row_tile * columns + i % per_token * kEach);
+      using Number =
+          std::conditional_t<Config::kEach == 4, float4, std::conditional_t<Config::kEach == 2, float2, float>>;
+      using Each = const float(&)[Config::kEach];
+      const Items<Config> items{store.swiglu()};
+      const int first_column = row_tile * items.columns();
+      const int count = tokens * items.per_token();
+      int own = static_cast<int>(threadIdx.x);
+      asm volatile("" : "+r"(own));  // what comes of it is not to take registers of the main loop
+      const auto fetch = [&](int i) {
+        inputs = store.template inputs<Config::kEach>(first + items.token(i), first_column + items.column(i));
       };
-      const int own = static_cast<int>(threadIdx.x);
-      auto inputs = inputs_of(min(own, tokens * per_token - 1));
+      if (own < count && (round > 0 || !Config::kFetchAhead)) fetch(own);
       __syncthreads();
 #pragma unroll 1
-      for (int i = own; i < tokens * per_token; i += Config::kThreads) {
-        if (i != own) inputs = inputs_of(i);
-        const int token = i / per_token;
-        const int column = i % per_token * kEach;
-        const int feature = store.swiglu() ? column / 8 * 16 + column % 8 : column;  // eight of gate, then eight of up
-        const Number sums = sum_of(token, feature, Number{});
-        const Number up = store.swiglu() ? sum_of(token, feature + 8, Number{}) : Number{};
-        using Each = const float(&)[kEach];
-        store.finish(first + token, row_tile * columns + column, reinterpret_cast<Each>(sums),
-                     reinterpret_cast<Each>(up), inputs);
+      for (int i = own; i < count; i += Config::kThreads) {
+        if (i != own) fetch(i);
+        const int token = items.token(i);
+        const int column = items.column(i);
+        Number sums = {};
+        Number up = {};
+#pragma unroll 1  // as a branch, its instructions would run without effect
+        for (int part = items.swiglu ? 1 : 0; part >= 0; --part) {
+          up = sums;
+          sums = sum_of(token, items.row(column) + part * 8, Number{});
+        }
+        store.finish(first + token, first_column + column, reinterpret_cast<Each>(sums), reinterpret_cast<Each>(up),
+                     inputs);
       }
     }
   }
@@ -126,6 +151,16 @@ __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& rin
   const Multiplier<Config, kFractional> multiply(p.groups);
   int first_warp = 0;  // that takes the first turn of a row tile
   for (int row_tile = first; row_tile < end; ++row_tile) {
+    Inputs<Config> inputs;
+    if constexpr (kNamed && Config::kFetchAhead) {
+      // Behind the weights of a ring memory takes its time: what is fetched here is there when the sums are.
+      const Items<Config> items{p.store.swiglu()};
+      const int own = static_cast<int>(threadIdx.x);
+      if (items.token(own) < p.store.m) {
+        inputs =
+            p.store.template inputs<Config::kEach>(items.token(own), row_tile * items.columns() + items.column(own));
+      }
+    }
     Sums<Config> sums = {};
     Group<Config> group = {};
     while (cursor.row_tile == row_tile) {
@@ -135,7 +170,7 @@ __device__ void multiply_rows(const Params<Config>& p, stream::Ring<Config>& rin
       cursor.advance(p.slots_of_k);
     }
     if (threadIdx.x == 0) p.timeline.mark(kernels::kMultiplied);
-    reduce_and_store<kNamed>(p.store, sums, row_tile, first_warp, row_tile > first, partial);
+    reduce_and_store<kNamed>(p.store, sums, row_tile, first_warp, row_tile > first, partial, inputs);
     first_warp = (first_warp + p.slots_of_k / Config::kTurnSlots) % Config::kWarps;
   }
 }

@@ -77,7 +77,6 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.scale_type = kernel.a_type;
   kernel.tile = {Config::kRows, Config::kTokens, Config::kSlotK};
   kernel.ctas_per_sm = 1;
-  kernel.may_overlap = true;
   kernel.aligned_rows = false;
   kernel.function = reinterpret_cast<const void*>(&decode<Config>);
   kernel.shared_memory = &shared_memory<Config>;

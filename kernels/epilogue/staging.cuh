@@ -65,7 +65,7 @@ struct Staging {
     for (int step = 0; step < kSteps; ++step) {
       if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
       const Values sums = sums_of(accumulators, step, store.factor);
-      store(first_token + token_of(step), first_row + row_of(step), store.n, turn(sums, step));
+      store(first_token + token_of(step), first_row + row_of(step), turn(sums, step));
     }
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
@@ -87,7 +87,7 @@ struct Staging {
       const uint4 rounded = turn(values, step);
       const int row = first_row + row_of(step);
       if (!kPairs || row % 16 == 0) {
-        store(first_token + token_of(step), kPairs ? row / 2 : row, kPairs ? store.n / 2 : store.n, rounded);
+        store(first_token + token_of(step), kPairs ? row / 2 : row, rounded);
       }
     }
     callbacks.end();

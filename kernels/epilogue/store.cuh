@@ -11,93 +11,71 @@
 
 namespace machete::epilogue {
 
-/// Writes neighbouring output features of one token, those inside the problem. Rows are those of the packed weight.
+/// Neighbours in a row, read or written together.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Neighbours {
+  T value[kCount];
+};
+
+/// Writes neighbouring columns of one token, those inside the problem. First columns are multiples of how many there
+/// are, up to eight; tokens and columns beyond the problem are taken, and left out.
 template <class Element>
 struct Store {
-  void* d;  // [M, columns] of d_type, rows ldd apart
+  void* d;  // [M, columns] of d_type, rows ldd apart, 16-byte aligned
   std::int64_t ldd;
   int m;
-  int n;
-  float factor;     // of every sum: the weight's tensor scale
-  DataType d_type;  // Element's, f32 or e4m3
+  int n;         // rows of the packed weight
+  int columns;   // of D: n, or with swiglu half of it
+  float factor;  // of every sum: the weight's tensor scale
+  DataType d_type;
+  bool aligned;  // every row of D and of the residual, and up's first channel, begins at a multiple of eight elements
   Operands operands;
 
   __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
-  __device__ int columns() const { return swiglu() ? n / 2 : n; }
 
-  /// Eight columns of D, through their epilogue and rounded already.
-  __device__ void operator()(int token, int column, int columns, uint4 rounded) const {
-    if (token >= m || column >= columns) return;
-    Element* out = static_cast<Element*>(d) + token * ldd + column;
-    if (ldd % 8 == 0 && column + 8 <= columns) {  // d is 16-byte aligned, column a multiple of 8
-      *reinterpret_cast<uint4*>(out) = rounded;
-    } else {
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        if (column + i < columns) out[i] = reinterpret_cast<const Element*>(&rounded)[i];
-      }
-    }
+  /// Eight columns, through their epilogue and rounded already.
+  __device__ void operator()(int token, int column, uint4 rounded) const {
+    put(token, column, reinterpret_cast<const Neighbours<Element, 8>&>(rounded));
   }
 
   /// Four sums, rounded here, once.
-  __device__ void round(int token, int row, float4 sum) const {
-    if (token >= m || row >= n) return;
-    Element* out = static_cast<Element*>(d) + token * ldd + row;
-    const Element rounded[4] = {Element(sum.x * factor), Element(sum.y * factor), Element(sum.z * factor),
-                                Element(sum.w * factor)};
-    if (ldd % 4 == 0 && row + 4 <= n) {  // d is 16-byte aligned, row a multiple of 4
-      *reinterpret_cast<uint2*>(out) = *reinterpret_cast<const uint2*>(rounded);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (row + i < n) out[i] = rounded[i];
-      }
-    }
+  __device__ void round(int token, int column, float4 sum) const {
+    put(token, column,
+        Neighbours<Element, 4>{
+            {Element(sum.x * factor), Element(sum.y * factor), Element(sum.z * factor), Element(sum.w * factor)}});
   }
 
-  /// Neighbours in a token of the residual, zeros where there are none. Columns are multiples of kCount, here and
-  /// below.
+  /// Of the residual, where there is one.
   template <int kCount>
-  struct alignas(2 * kCount) Residual {
-    Element value[kCount];
-  };
+  using Residual = Neighbours<Element, kCount>;
   template <int kCount>
   __device__ Residual<kCount> residual(int token, int column) const {
-    Residual<kCount> result = {};
-    const int there = columns() - column;
-    if (operands.residual == nullptr || token >= m) return result;
-    const Element* from = static_cast<const Element*>(operands.residual) + token * operands.ldc + column;
-    if (operands.ldc % kCount == 0 && there >= kCount) return *reinterpret_cast<const Residual<kCount>*>(from);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      if (i < there) result.value[i] = from[i];
-    }
+    Residual<kCount> result;
+    const auto* from = static_cast<const Element*>(operands.residual);
+    if (from != nullptr) get(from + min(token, m - 1) * operands.ldc, column, result);
     return result;
   }
 
   /// The last steps: adds the residual, rounds and stores.
   template <int kCount>
   __device__ void finish(int token, int column, float (&values)[kCount], const Residual<kCount>& residual) const {
-    const int there = columns() - column;
-    if (token >= m || there <= 0) return;
     if (operands.residual != nullptr) {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(residual.value[i]);
     }
-    const std::int64_t at = token * ldd + column;
     if (d_type == DataType::kF32) {
-      put(static_cast<float*>(d) + at, there, values);
+      put(token, column, reinterpret_cast<const Neighbours<float, kCount>&>(values));
     } else if (d_type == DataType::kE4m3) {
       const float factor = operands.output_scale == nullptr ? 1.f : __frcp_rn(*operands.output_scale);
-      __nv_fp8_e4m3 codes[kCount];
+      Neighbours<__nv_fp8_e4m3, kCount> codes;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) codes[i] = __nv_fp8_e4m3(values[i] * factor);  // to nearest even, saturating
-      put(static_cast<__nv_fp8_e4m3*>(d) + at, there, codes);
+      for (int i = 0; i < kCount; ++i) codes.value[i] = __nv_fp8_e4m3(values[i] * factor);  // nearest even, saturating
+      put(token, column, codes);
     } else {
-      Element rounded[kCount];
+      Neighbours<Element, kCount> rounded;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) rounded[i] = Element(values[i]);
-      put(static_cast<Element*>(d) + at, there, rounded);
+      for (int i = 0; i < kCount; ++i) rounded.value[i] = Element(values[i]);
+      put(token, column, rounded);
     }
   }
 
@@ -105,26 +83,28 @@ struct Store {
   template <int kCount>
   struct Inputs {
     float token_scale;
-    float channel_scale[2][kCount];  // of up, too, where there is swiglu
-    float bias[2][kCount];
+    Neighbours<float, kCount> channel_scale[2];  // of up, too, where there is swiglu
+    Neighbours<Element, kCount> bias[2];
     Residual<kCount> residual;
   };
   template <int kCount>
   __device__ Inputs<kCount> inputs(int token, int column) const {
     Inputs<kCount> in;
-    in.token_scale = operands.token_scale == nullptr ? 1.f : operands.token_scale[token];
+    in.token_scale = operands.token_scale == nullptr ? 1.f : operands.token_scale[min(token, m - 1)];
     in.residual = residual<kCount>(token, column);
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
+      if (part == 1 && !swiglu()) break;
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const int channel = part * columns() + column + i;
-        const bool there = column + i < columns() && (part == 0 || swiglu());
-        in.channel_scale[part][i] = there && operands.channel_scale != nullptr ? operands.channel_scale[channel] : 1.f;
-        in.bias[part][i] = there && operands.bias != nullptr
-                               ? static_cast<float>(static_cast<const Element*>(operands.bias)[channel])
-                               : 0.f;
+        in.channel_scale[part].value[i] = 1.f;
+        in.bias[part].value[i] = Element(0.f);
       }
+      const auto* bias = static_cast<const Element*>(operands.bias);
+      if (operands.channel_scale != nullptr) {
+        get(operands.channel_scale + part * columns, column, in.channel_scale[part]);
+      }
+      if (bias != nullptr) get(bias + part * columns, column, in.bias[part]);
     }
     return in;
   }
@@ -136,7 +116,8 @@ struct Store {
                          const Inputs<kCount>& in) const {
     float y[kCount];
     const auto scaled = [&](int part, int i, float sum) {
-      return sum * factor * in.token_scale * in.channel_scale[part][i] + in.bias[part][i];
+      return sum * factor * in.token_scale * in.channel_scale[part].value[i] +
+             static_cast<float>(in.bias[part].value[i]);
     };
 #pragma unroll
     for (int i = 0; i < kCount; ++i) y[i] = scaled(0, i, sums[i]);
@@ -149,20 +130,30 @@ struct Store {
   }
 
  private:
-  /// Of neighbours those that there are; D is 16-byte aligned.
+  /// Of a row [columns], those that there are.
   template <class T, int kCount>
-  __device__ void put(T* out, int there, const T (&values)[kCount]) const {
-    constexpr int kBytes = static_cast<int>(sizeof(T)) * kCount;
-    struct alignas(kBytes < 16 ? kBytes : 16) Together {
-      T value[kCount];
-    };
-    if (ldd % kCount == 0 && there >= kCount) {
-      *reinterpret_cast<Together*>(out) = reinterpret_cast<const Together&>(values);
+  __device__ void get(const T* row, int column, Neighbours<T, kCount>& out) const {
+    if (aligned && column + kCount <= columns) {
+      out = *reinterpret_cast<const Neighbours<T, kCount>*>(row + column);
       return;
     }
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (i < there) out[i] = values[i];
+      if (column + i < columns) out.value[i] = row[column + i];
+    }
+  }
+
+  template <class T, int kCount>
+  __device__ void put(int token, int column, const Neighbours<T, kCount>& values) const {
+    if (token >= m || column >= columns) return;
+    T* out = static_cast<T*>(d) + token * ldd + column;
+    if (aligned && column + kCount <= columns) {
+      *reinterpret_cast<Neighbours<T, kCount>*>(out) = values;
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (column + i < columns) out[i] = values.value[i];
     }
   }
 };

@@ -120,8 +120,6 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
   kernel.ctas_per_sm = 1;
   kernel.stream_k = true;
-  // Larger tiles gained nothing.
-  kernel.may_overlap = Config::kTileM <= 64;
   kernel.aligned_rows = true;
   kernel.epilogues = true;
   kernel.fast_only = ConsumerOf<Config>::kFastOnly;

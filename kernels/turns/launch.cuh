@@ -81,7 +81,6 @@ constexpr kernels::Kernel make_kernel(const char* name) {
   kernel.scale_type = kernel.a_type;
   kernel.tile = {Config::kTileN, Config::kTileM, Config::kTileK};
   kernel.ctas_per_sm = 1;
-  kernel.may_overlap = true;
   kernel.aligned_rows = true;
   kernel.epilogues = true;
   kernel.order = kClasses;

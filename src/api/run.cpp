@@ -124,7 +124,7 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
   launch.a = arguments.a;
   launch.lda = problem.lda;
   launch.workspace = workspace;
-  launch.overlap = state.overlap && state.schedule.kernel->may_overlap;
+  launch.overlap = state.overlap;
   const std::int32_t* permutation = arguments.weight->permutation();
   if (permutation != nullptr || (state.arrange && !internal::aligned_rows(problem))) {
     void* arranged = static_cast<std::byte*>(workspace) + state.arranged_offset;
@@ -137,7 +137,7 @@ Result<kernels::Launch> arrange(const internal::PlanState& state, const Argument
     launch.a = arranged;
     launch.lda = tokens::aligned_row(problem.k, static_cast<std::int64_t>(bytes));
     // The kernel ahead is now ours, and writes no weight.
-    launch.overlap = state.schedule.kernel->may_overlap;
+    launch.overlap = true;
   }
   launch.weights = arguments.weight->weights();
   launch.scales = arguments.weight->scales();
