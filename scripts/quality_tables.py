@@ -32,8 +32,8 @@ SPEEDS = [
     "types/h100-llama8b-e2m1-2026-11-27.json",
     "types/h100-llama8b-u8b128-2026-11-27.json",
     "types/h100-llama8b-e4m3-2026-11-27.json",
-    "h100-llama8b-2026-11-27-4.json",
-    "h100-llama8b-2026-11-27-3.json",
+    "h100-llama8b-2026-11-27-6.json",
+    "h100-llama8b-2026-11-27-5.json",
 ]
 # u4b8 in other groups than those of the last two, beside whose times theirs count
 GROUPS = {64: "groups/h100-llama8b-g64-2026-11-27.json", 32: "groups/h100-llama8b-g32-2026-11-27.json"}
