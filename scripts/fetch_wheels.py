@@ -58,8 +58,10 @@ def main() -> int:
         try:
             fetch(name, known[name])
         except (subprocess.CalledProcessError, OSError) as error:
-            print(f"fetch_wheels: {known[name].split()[0]}: {error}; is python3's pip there, and the package index?",
-                  file=sys.stderr)
+            print(
+                f"fetch_wheels: {known[name].split()[0]}: {error}; is python3's pip there, and the package index?",
+                file=sys.stderr,
+            )
             return 1
     return 0
 

@@ -8,6 +8,7 @@ echo "-- clang-tidy over $(scripts/sources.sh core | wc -l) files"
 scripts/sources.sh core | xargs -P "$(nproc)" -n 1 clang-tidy-14 -p "$build" --quiet 2> >(grep -v 'warnings generated' >&2)
 echo "-- ruff"
 .venv/bin/ruff check --quiet --no-cache .
+.venv/bin/ruff format --check --quiet --no-cache .
 echo "-- mypy"
 .venv/bin/mypy --no-error-summary
 echo "lint: ok"

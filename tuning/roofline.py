@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Predicts what decode-sized linears take from bytes, L2, unpacking and fixed latencies, beside what sweeps measured.
 
-    tuning/roofline.py tuning/sweeps/h100-*.json      the table of docs/roofline.md
+usage: tuning/roofline.py tuning/sweeps/h100-*.json      prints the table of docs/roofline.md
 """
 
 import argparse

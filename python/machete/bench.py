@@ -61,9 +61,7 @@ def bench(
     with torch.inference_mode(), tqdm(total=len(dtypes) * len(ms) * len(sizes), disable=not progress) as bar:
         for dtype in dtypes:
             what = {"suite": suite, "a_type": NAMES.get(dtype, str(dtype)), "w_type": weight_type}
-            linears = {
-                name: _Linear(n, k, weight_type, group_size, dtype, overlap) for name, (n, k) in sizes.items()
-            }
+            linears = {name: _Linear(n, k, weight_type, group_size, dtype, overlap) for name, (n, k) in sizes.items()}
             for m in ms:
                 for name, each in linears.items():
                     each.take(m)
