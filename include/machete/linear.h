@@ -16,8 +16,7 @@ struct PlanOptions {
   std::string schedule;  // force this one; empty lets the planner choose
   // Programmatic dependent launch (CUDA): the kernel may start while the one ahead in the stream still runs. It fetches
   // weights meanwhile and waits before it reads activations or writes anything; so the kernel ahead may write the
-  // activations, but not the weight. Same bits as without. Schedules that were measured to lose by it launch plainly
-  // all the same.
+  // activations, but not the weight. Same bits as without.
   bool overlap = false;
   // Of M <= 64 (CUDA): a token's result has the same bits whatever M and its place among the tokens, under every plan
   // with this option for the same N, K, types and group size. docs/design-notes.md says what it costs.
