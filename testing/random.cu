@@ -113,7 +113,6 @@ __global__ void fill_bytes(std::uint8_t* out, std::int64_t count, std::uint64_t 
   }
 }
 
-// Whole groups first, in turn; what is left of K belongs to the last one.
 // Where k stands among all k's, mixed: steps that lose no bit of `bits`, again until it is one of them.
 __device__ std::uint32_t mixed(std::uint32_t k, std::uint32_t end, int bits) {
   const std::uint32_t mask = (1u << bits) - 1;
@@ -126,6 +125,7 @@ __device__ std::uint32_t mixed(std::uint32_t k, std::uint32_t end, int bits) {
   return k;
 }
 
+// By turns of group_size k's, mixed; what is left of K belongs to the last group.
 __global__ void fill_groups(std::int32_t* out, std::int64_t k, std::int64_t group_size, int bits) {
   const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= k) return;
