@@ -45,6 +45,14 @@ inline bool encode_activations(const Launch& launch, int tokens, CUtensorMap* ma
       {static_cast<std::uint32_t>(128 / bytes), static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
+/// (columns of D, M) of 16 bit, box (64, tokens), 128-byte swizzle. Rows begin on 16 bytes.
+inline bool encode_residual(const Launch& launch, int tokens, CUtensorMap* map) {
+  return encode_tensor_map<2>(launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.epilogue.residual,
+                              {static_cast<std::uint64_t>(launch.shape.n), static_cast<std::uint64_t>(launch.m)},
+                              {static_cast<std::uint64_t>(launch.epilogue.ldc) * 2},
+                              {64, static_cast<std::uint32_t>(tokens)}, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
 /// (K/64*64, N/16) of 8 bytes, of 8 bits twice as many, box (k, strips): a strip's tiles are contiguous.
 inline bool encode_weights(const Launch& launch, int k, int strips, CUtensorMap* map) {
   const int words = launch.shape.bits / 4;  // of 8 bytes, that are one k of a strip

@@ -17,6 +17,7 @@
 ///
 /// each from its own ring (kernels/stream), and meet only at the end of a row tile.
 
+#include "kernels/afresh.h"
 #include "kernels/batch/config.h"
 #include "kernels/batch/multiplier.cuh"
 #include "kernels/epilogue/store.cuh"
@@ -116,8 +117,7 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
       const Items<Config> items{store.swiglu()};
       const int first_column = row_tile * items.columns();
       const int count = tokens * items.per_token();
-      int own = static_cast<int>(threadIdx.x);
-      asm volatile("" : "+r"(own));  // what comes of it is not to take registers of the main loop
+      const int own = kernels::afresh(static_cast<int>(threadIdx.x));
       const auto fetch = [&](int i) {
         inputs = store.template inputs<Config::kEach>(first + items.token(i), first_column + items.column(i));
       };

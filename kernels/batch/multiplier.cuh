@@ -185,7 +185,7 @@ struct Multiplier {
     if constexpr (Converter::kZeroPoints) {
 #pragma unroll
       for (int s = 0; s < Config::kStrips; ++s) {
-        zeros[s] = Converter::template zeros<Element>(pair_of(slot.zero_points, s, index, per_slot));
+        zeros[s] = Converter::template zeros<Element, kFractional>(pair_of(slot.zero_points, s, index, per_slot));
       }
     }
   }

@@ -23,20 +23,22 @@ struct U4 {
     std::uint32_t fractions;  // a pair, of the upper row and the lower
   };
 
-  /// From the pair of zero points. Adding 128 (1024 in fp16) rounds to an integer, and what that leaves is exact.
-  template <class Element>
+  /// From the pair of zero points. What has one unit in the last place is rounded to an integer, and what that leaves
+  /// is exact. Integers (not kFractional) leave nothing, and their numbers do not wait for each other.
+  template <class Element, bool kFractional = true>
   CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
     if constexpr (kIsBf16<Element>) {
       constexpr std::uint32_t kQuarter = 0x3E803E80u;
-      const std::uint32_t shifted = add<Element>(pair, 0x43004300u);                                    // + 128
-      const std::uint32_t lower = multiply_add<Element>(shifted, kQuarter ^ 0x80008000u, 0x42004200u);  // + 32
-      return {twice_low(multiply<Element>(shifted, kQuarter ^ 0x80008000u)), twice_high(lower),
-              multiply_add<Element>(pair, kQuarter, lower)};
+      constexpr std::uint32_t kLessQuarter = kQuarter ^ 0x80008000u;
+      const std::uint32_t upper = multiply_add<Element>(pair, kLessQuarter, 0xC200C200u);  // - 32
+      const std::uint32_t lower =
+          kFractional ? add<Element>(upper, 0x42004200u) : multiply<Element>(pair, kLessQuarter);  // + 32
+      return {twice_low(upper), twice_high(lower), multiply_add<Element>(pair, kQuarter, lower)};
     } else {
-      const std::uint32_t shifted = add<Element>(pair, 0x64006400u);        // + 1024
-      const std::uint32_t lower = subtract<Element>(0x63806380u, shifted);  // 960 -
-      const std::uint32_t whole = subtract<Element>(shifted, 0x64006400u);
-      return {twice_low(shifted), twice_high(lower), subtract<Element>(pair, whole)};
+      const std::uint32_t upper = add<Element>(pair, 0x64006400u);  // + 1024
+      const std::uint32_t lower =
+          kFractional ? subtract<Element>(0x63806380u, upper) : subtract<Element>(0xD400D400u, pair);  // 960 -, - 64 -
+      return {twice_low(upper), twice_high(lower), subtract<Element>(pair, subtract<Element>(upper, 0x64006400u))};
     }
   }
 

@@ -20,11 +20,11 @@ struct U8 {
     std::uint32_t fractions;  // a pair, of the upper row and the lower
   };
 
-  template <class Element>
+  template <class Element, bool kFractional = true>
   CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
     // In fp32, since bf16 has no integers above 256 but even ones.
     const float zero[2] = {low_float<Element>(pair), high_float<Element>(pair)};
-    const float whole[2] = {rintf(zero[0]), rintf(zero[1])};
+    const float whole[2] = {kFractional ? rintf(zero[0]) : zero[0], kFractional ? rintf(zero[1]) : zero[1]};
     constexpr float kOrigin = kIsBf16<Element> ? -128.f : 1024.f;
     const std::uint32_t shifted = pack<Element>(whole[0] + kOrigin, whole[1] + kOrigin);
     return {{twice_low(shifted), twice_high(shifted)}, pack<Element>(zero[0] - whole[0], zero[1] - whole[1])};

@@ -4,31 +4,65 @@
 
 namespace machete::epilogue {
 
-/// x / (1 + exp(-x)), by an exponential that cannot overflow and the reciprocal of a number from 1 to 2: no slow path.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float reciprocal_fast(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+inline constexpr float kLog2E = 1.44269504f;
+
+/// x / (1 + exp(-t)), by an exponential that cannot overflow and the reciprocal of a number from 1 to 2: no slow path.
 /// What is below 2^-118 may become 0.
-__device__ inline float silu(float x) {
-  constexpr float kLog2E = 1.44269504f;
-  float e;
-  float reciprocal;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(-kLog2E * fabsf(x)));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.f + e));
-  return x * (x < 0 ? e : 1.f) * reciprocal;
+__device__ inline float gate(float x, float t) {
+  const float e = exp2_fast(-kLog2E * fabsf(t));
+  return x * (t < 0 ? e : 1.f) * reciprocal_fast(1.f + e);
+}
+__device__ inline float silu(float x) { return gate(x, x); }
+
+/// x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u))
+inline constexpr float kGeluTanhLinear = 1.59576912f;
+inline constexpr float kGeluTanhCubic = 0.0713548163f;
+__device__ inline float gelu_tanh(float x) { return gate(x, x * fmaf(kGeluTanhCubic, x * x, kGeluTanhLinear)); }
+
+/// max(x, 0) less |x| times what the normal distribution has beyond |x|, which is Abramowitz and Stegun's 7.1.26, to
+/// 0.75e-7.
+__device__ inline float gelu(float x) {
+  const float y = fminf(fabsf(x), 16.f);  // beyond, nothing is left
+  const float t = reciprocal_fast(fmaf(0.231641888f, y, 1.f));
+  const float e = exp2_fast(-0.5f * kLog2E * y * y);
+  float p = fmaf(0.5307027145f, t, -0.7265760135f);
+  p = fmaf(p, t, 0.7107068705f);
+  p = fmaf(p, t, -0.142248368f);
+  p = fmaf(p, t, 0.127414796f);
+  return fmaf(-y * e, p * t, x < 0 ? 0 : x);  // NaN stays
 }
 
-/// Of a kind that is the same for all lanes. Accurate functions, since the contract allows 2^-20.
+/// max(x, least), but NaN stays.
+__device__ inline float at_least(float x, float least) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
+  return y;
+}
+
+/// Of a kind that is the same for all lanes. As accurate as the contract asks, 2^-20 (docs/numerics.md).
 __device__ inline float activate(Activation kind, float x) {
   switch (kind) {
     case Activation::kNone:
       return x;
     case Activation::kRelu:
-      return x < 0 ? 0 : x;  // NaN stays
+      return at_least(x, 0);
     case Activation::kSilu:
     case Activation::kSwiglu:
       return silu(x);
     case Activation::kGelu:
-      return 0.5f * x * (1 + erff(x * 0.707106781f));
+      return gelu(x);
     case Activation::kGeluTanh:
-      return 0.5f * x * (1 + tanhf(0.797884561f * (x + 0.044715f * x * x * x)));
+      return gelu_tanh(x);
   }
   return x;
 }

@@ -4,25 +4,36 @@
 
 namespace machete::epilogue {
 
-/// Which rows of W and which tokens the elements of a lane's fragment are: of one atom (64 rows a warpgroup) and one
-/// chunk (16 tokens), element f = token of a pair + 2 (half of the strip) + 4 (octet of tokens).
+/// Where 16 bytes, eight rows of a token, lie in a tile of 128 bytes a token: its low bits permute them against bank
+/// conflicts, as TMA does where it swizzles 128 bytes.
+CUTE_HOST_DEVICE constexpr int place_of(int token, int eight) { return token * 8 + (eight ^ token % 8); }
+
+/// Which rows of W and which tokens the elements of a lane's fragment are: kSteps steps of 16 tokens, of each of its
+/// atoms (64 rows a warpgroup) in turn. Element f = token of a pair + 2 (half of the strip) + 4 (octet of tokens) +
+/// 8 (step).
 ///
-/// Visitors find it in args.epi_tile; their epi_m is the atom, their epi_n the chunk.
-template <int kAtoms_, int kAtomRows_>
+/// Visitors find it in args.epi_tile; their epi_n is the fragment.
+template <int kAtoms_, int kAtomRows_, int kSteps_>
 struct Lane {
   static constexpr int kAtoms = kAtoms_;
   static constexpr int kAtomRows = kAtomRows_;  // between the rows of an atom and the next
-  static constexpr int kFragment = 8;
-  static constexpr int kChunkTokens = 16;
+  static constexpr int kSteps = kSteps_;
+  static constexpr int kFragment = 8 * kSteps;
+  static constexpr int kStepTokens = 16;
+  static constexpr int kTokens = kStepTokens * kSteps / kAtoms;  // of a fragment
+  static_assert(kSteps % kAtoms == 0);
 
-  int row;    // packed, of element 0 of atom 0
-  int token;  // of element 0 of chunk 0
+  int row;    // packed, of element 0
+  int token;  // of element 0 of fragment 0
   int m;
   int n;        // rows of W
   bool swiglu;  // eight rows of gate and of up alternate
 
   CUTE_HOST_DEVICE static constexpr int half(int f) { return f / 2 % 2; }
-  CUTE_HOST_DEVICE int token_of(int f, int chunk) const { return token + chunk * kChunkTokens + f / 4 * 8 + f % 2; }
+  CUTE_HOST_DEVICE static constexpr int atom(int f) { return f / 8 % kAtoms; }
+  CUTE_HOST_DEVICE int token_of(int f, int fragment) const {
+    return token + fragment * kTokens + f / 8 / kAtoms * kStepTokens + f / 4 % 2 * 8 + f % 2;
+  }
 
   /// The row of W as the checkpoint has it, or -1.
   CUTE_HOST_DEVICE int channel(int half, int atom) const {

@@ -32,6 +32,7 @@ struct Store {
   Operands operands;
 
   __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
+  __device__ bool rounds_to_16_bits() const { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
 
   /// Eight columns, through their epilogue and rounded already.
   __device__ void operator()(int token, int column, uint4 rounded) const {
@@ -56,13 +57,16 @@ struct Store {
     return result;
   }
 
-  /// The last steps: adds the residual, rounds and stores.
   template <int kCount>
-  __device__ void finish(int token, int column, float (&values)[kCount], const Residual<kCount>& residual) const {
-    if (operands.residual != nullptr) {
+  __device__ void add_residual(int token, int column, float (&values)[kCount]) const {
+    const Residual<kCount> from = residual<kCount>(token, column);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(residual.value[i]);
-    }
+    for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(from.value[i]);
+  }
+
+  /// The last step: rounds to whatever D is of, and stores.
+  template <int kCount>
+  __device__ void finish(int token, int column, const float (&values)[kCount]) const {
     if (d_type == DataType::kF32) {
       put(token, column, reinterpret_cast<const Neighbours<float, kCount>&>(values));
     } else if (d_type == DataType::kE4m3) {
@@ -126,7 +130,11 @@ struct Store {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) y[i] *= scaled(1, i, up[i]);
     }
-    finish(token, column, y, in.residual);
+    if (operands.residual != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) y[i] += static_cast<float>(in.residual.value[i]);
+    }
+    finish(token, column, y);
   }
 
  private:

@@ -88,14 +88,10 @@ struct ChannelVector : Leaf<VectorParams<Element>> {
       }
     }
     template <class Accumulator, int kSize>
-    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int atom, int) const {
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
       Fragment<Lane> result;
       CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) {
-        result[f] = value[0][Lane::half(f)];
-        CUTLASS_PRAGMA_UNROLL
-        for (int a = 1; a < Lane::kAtoms; ++a) result[f] = a == atom ? value[a][Lane::half(f)] : result[f];
-      }
+      for (int f = 0; f < Lane::kFragment; ++f) result[f] = value[Lane::atom(f)][Lane::half(f)];
       return result;
     }
   };
@@ -106,51 +102,43 @@ struct ChannelVector : Leaf<VectorParams<Element>> {
   }
 };
 
-/// One number for each token: values[M]. kAhead: those of a step are fetched while the step before is computed, for
-/// trees that leave registers for it.
-template <bool kAhead>
+/// One number for each token: values[M]. Those of a fragment are fetched while the one before is stored.
 struct TokenVector : Leaf<VectorParams<float>> {
   using Leaf<VectorParams<float>>::Leaf;
 
   template <class Lane>
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
-    using Tokens = cutlass::Array<float, Lane::kFragment / 2>;  // the token of a pair + 2 (octet)
+    using Tokens = cutlass::Array<float, Lane::kFragment / 2 / Lane::kAtoms>;  // token of a pair + 2 (octet) + 4 (step)
 
     VectorParams<float> params;
     Lane lane;
-    Tokens next;
-    Tokens current;
+    Tokens tokens;
 
     CUTLASS_DEVICE Callbacks(const VectorParams<float>& p, const Lane& l) : params(p), lane(l) {}
 
     CUTLASS_DEVICE void begin() {
-      if (kAhead && params.values != nullptr) next = fetch(0);  // the same for all lanes, here and below
+      if (params.values != nullptr) fetch(0);  // the same for all lanes, here and below
     }
-    CUTLASS_DEVICE void begin_loop(int atom, int chunk) {
-      if (!kAhead || params.values == nullptr) return;
-      current = next;
-      next = fetch(chunk + (atom + 1) / Lane::kAtoms);
+    CUTLASS_DEVICE void end_loop(int, int fragment) {
+      if (params.values != nullptr) fetch(fragment + 1);
     }
     template <class Accumulator, int kSize>
-    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int chunk) const {
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
       Fragment<Lane> result;
       result.fill(params.missing);
       if (params.values == nullptr) return result;
-      const Tokens tokens = kAhead ? current : fetch(chunk);
       CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) result[f] = tokens[f / 4 * 2 + f % 2];
+      for (int f = 0; f < Lane::kFragment; ++f) result[f] = tokens[f / 8 / Lane::kAtoms * 4 + f / 4 % 2 * 2 + f % 2];
       return result;
     }
 
    private:
-    CUTLASS_DEVICE Tokens fetch(int chunk) const {
-      Tokens tokens;
+    CUTLASS_DEVICE void fetch(int fragment) {
       CUTLASS_PRAGMA_UNROLL
       for (int i = 0; i < static_cast<int>(Tokens::kElements); ++i) {
-        const int token = lane.token_of(i / 2 * 4 + i % 2, chunk);
+        const int token = lane.token_of(i / 4 * Lane::kAtoms * 8 + i / 2 % 2 * 4 + i % 2, fragment);
         tokens[i] = token < lane.m ? params.values[token] : 0.f;
       }
-      return tokens;
     }
   };
 
@@ -171,56 +159,38 @@ struct ActivationStep {
 
   template <class Array>
   CUTLASS_DEVICE Array operator()(const Array& x, const Arguments& arguments) const {
-    if (arguments.kind == Activation::kSwiglu) return of_pairs(x);
+    constexpr int kCount = Array::kElements;
     Array result = x;
-    activate(arguments.kind, result, static_cast<int>(Array::kElements));
+    if (arguments.kind == Activation::kSwiglu) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int f = 0; f < kCount; ++f) result[f] = f / 2 % 2 == 0 ? silu(x[f]) * x[f + 2] : 0.f;
+    } else {
+      activate(arguments.kind, result, kCount);
+    }
     return result;
   }
+};
 
-  template <Activation kKind, class Array>
-  CUTLASS_DEVICE static Array of_kind(const Array& x) {
-    if constexpr (kKind == Activation::kNone) return x;
-    if constexpr (kKind == Activation::kSwiglu) return of_pairs(x);
-    return of_each<kKind>(x);
-  }
+struct Presence {
+  bool there;
+};
+/// x + y, where y is there: for all elements or none.
+template <class T>
+struct AddStep {
+  using Arguments = Presence;
 
- private:
-  template <Activation kKind, class Array>
-  CUTLASS_DEVICE static Array of_each(const Array& x) {
-    Array result;
-    CUTLASS_PRAGMA_UNROLL
-    for (int f = 0; f < static_cast<int>(Array::kElements); ++f) result[f] = activate(kKind, x[f]);
-    return result;
-  }
   template <class Array>
-  CUTLASS_DEVICE static Array of_pairs(const Array& x) {
-    Array result;
-    CUTLASS_PRAGMA_UNROLL
-    for (int f = 0; f < static_cast<int>(Array::kElements); ++f) {
-      result[f] = f / 2 % 2 == 0 ? silu(x[f]) * x[f + 2] : 0.f;
-    }
-    return result;
+  CUTLASS_DEVICE Array operator()(const Array& x, const Array& y, const Arguments& arguments) const {
+    if (!arguments.there) return x;
+    return cutlass::plus<Array>{}(x, y);
   }
 };
 
-/// The same of a kind that is known when compiled.
-template <Activation kKind>
-struct FixedActivation {
-  template <class T>
-  struct Step {
-    template <class Array>
-    CUTLASS_DEVICE Array operator()(const Array& x) const {
-      return ActivationStep<T>::template of_kind<kKind>(x);
-    }
-  };
-};
-
-/// The callbacks of a tree for a lane's fragments. Visitors here have no use for the rest of what CUTLASS gives its
-/// own.
-template <class Tree, class Lane>
-CUTLASS_DEVICE auto callbacks_of(Tree tree, const Lane& lane) {
+/// The callbacks of a tree for a lane's fragments, with those of the residual for Sm90SrcFetch. Visitors here have no
+/// use for the rest of what CUTLASS gives its own.
+template <class Tree, class Lane, class Source>
+CUTLASS_DEVICE auto callbacks_of(Tree tree, const Lane& lane, Source& source /* (8) */) {
   const int none = 0;
-  int source = 0;
   const fusion::ConsumerStoreArgs args(none, none, none, none, lane, none, none, none, none, none, source, none);
   return tree.template get_consumer_store_callbacks<true>(args);
 }
@@ -235,45 +205,27 @@ struct NoTree {
 };
 
 /// acc * token_scale * channel_scale + bias, of which any may be absent.
-template <class Element, bool kAhead>
-using LinearTree =
-    fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>,
-                    fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector<kAhead>>,
-                    ChannelVector<float>, ChannelVector<Element>>;
+template <class Element>
+using LinearTree = fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>,
+                                   fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector>,
+                                   ChannelVector<float>, ChannelVector<Element>>;
 
-/// The named epilogues (machete/epilogue.h), whose steps may all be absent, but for the last:
-/// activation(acc * token_scale * channel_scale + bias). The residual comes in the store, where a lane has neighbours
-/// of a token, and can read as many at once.
+/// The named epilogues (machete/epilogue.h), whose steps may all be absent but for the last, which comes with the
+/// rounding: activation(acc * token_scale * channel_scale + bias) + residual.
 template <class Element>
 struct NamedTree {
-  using Tree = fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element, false>>;
+  using Tree = fusion::Sm90EVT<Compute<AddStep>, fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element>>,
+                               fusion::Sm90SrcFetch<Element>>;
 
-  static typename Tree::Arguments arguments(const Operands& o) {
+  static typename Tree::Params params(const Operands& o) {
     const auto* bias = static_cast<const Element*>(o.bias);
-    return {{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}};
+    return Tree::to_underlying_arguments(
+        0,
+        {{{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}},
+         {},
+         {o.residual != nullptr}},
+        nullptr);
   }
 };
-
-/// What most linears have of it, an activation known when compiled and no residual: short enough to be there once for
-/// each step of the drain, without a branch.
-template <class Element, Activation kActivation_>
-struct ShortTree {
-  using Base = fusion::Sm90EVT<Compute<FixedActivation<kActivation_>::template Step>, LinearTree<Element, true>>;
-  struct Tree : Base {
-    using Base::Base;
-    static constexpr Activation kActivation = kActivation_;
-  };
-
-  static bool serves(const Operands& o) { return o.activation == kActivation_ && o.residual == nullptr; }
-  static typename Tree::Arguments arguments(const Operands& o) {
-    const auto* bias = static_cast<const Element*>(o.bias);
-    return {{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {}};
-  }
-};
-
-template <class Tree, class = void>
-inline constexpr bool kIsShort = false;
-template <class Tree>
-inline constexpr bool kIsShort<Tree, std::void_t<decltype(Tree::kActivation)>> = true;
 
 }  // namespace machete::epilogue

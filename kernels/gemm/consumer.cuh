@@ -163,7 +163,7 @@ struct Consumer {
           scale[0] = convert::twice_low(scales);
           scale[1] = convert::twice_high(scales);
           if constexpr (kZeroPoints) {
-            zeros = Converter::template zeros<Element>(words.zero_points[atom][step]);
+            zeros = Converter::template zeros<Element, kFractional>(words.zero_points[atom][step]);
             const std::uint32_t shifts = convert::multiply<Element>(scales, zeros.fractions ^ 0x80008000u);
             shift[0] = convert::twice_low(shifts);
             shift[1] = convert::twice_high(shifts);

@@ -19,6 +19,7 @@
 
 #include <type_traits>
 
+#include "kernels/afresh.h"
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
 #include "kernels/gemm/byte_consumer.cuh"
@@ -28,6 +29,7 @@
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/prologue.cuh"
 #include "kernels/gemm/scheduler.h"
+#include "kernels/gemm/source.cuh"
 #include "kernels/timeline.h"
 
 namespace machete::gemm {
@@ -48,6 +50,7 @@ struct Params {
   layout::Groups groups;
   bool fractional_zero_points;
   bool fast_accumulation;
+  bool source;   // the residual comes through the ring
   bool overlap;  // launched while the kernel ahead may still run
   kernels::Timeline timeline;
 };
@@ -63,7 +66,11 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
     asm volatile("griddepcontrol.wait;" ::: "memory");  // what the kernel ahead writes is there
   }
   if (producer.elected()) params.timeline.mark(kernels::kDependencyMet);
-  for (; !walk.done(); walk.advance()) producer.load(params.raster(walk.tile()), walk.begin(), walk.end());
+  for (; !walk.done(); walk.advance()) {
+    const WorkTile tile = params.raster(walk.tile());
+    producer.load(tile, walk.begin(), walk.end());
+    if (kHasTree<Tree> && params.source && walk.ends()) producer.load_source(tile);
+  }
   if constexpr (Config::kFetchAhead) producer.finish();
 }
 
@@ -81,20 +88,23 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
     consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
-    if (thread == 0) params.timeline.mark(kernels::kMultiplied);
+    const int own = kHasTree<Tree> ? kernels::afresh(thread) : thread;
+    if (own == 0) params.timeline.mark(kernels::kMultiplied);
     if (!walk.ends()) {
-      params.exchange.give(blockIdx.x, thread / 32, thread % 32, accumulators);
+      params.exchange.give(blockIdx.x, own / 32, own % 32, accumulators);
       continue;
     }
-    params.exchange.take(walk.first_giver(), blockIdx.x, thread / 32, thread % 32, accumulators);
+    params.exchange.take(walk.first_giver(), blockIdx.x, own / 32, own % 32, accumulators);
     const WorkTile tile = params.raster(walk.tile());
-    int lane = thread % 128;
-    asm volatile("" : "+r"(lane));  // what the drain makes of it is not to take registers of the main loop
+    const int lane = kHasTree<Tree> ? own % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
-    staging.template drain<Tree>(params.tree, accumulators, params.store, tile.n * Config::kTileN,
+    Source<Config> source(shared, consumer.stage, kHasTree<Tree> && params.source);
+    staging.template drain<Tree>(params.tree, accumulators, params.store, source, tile.n * Config::kTileN,
                                  tile.m * Config::kTileM);
+    if (source.there()) consumer.stage = source.release(thread);
+    if constexpr (kHasTree<Tree>) consumer.template start<kFine>();  // again: a tree leaves no registers for it
   }
-  if (thread == 0) params.timeline.mark(kernels::kDone);
+  if ((kHasTree<Tree> ? kernels::afresh(thread) : thread) == 0) params.timeline.mark(kernels::kDone);
 }
 
 template <class Config, class Tree>

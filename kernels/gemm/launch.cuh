@@ -11,34 +11,15 @@
 
 namespace machete::gemm {
 
-/// What happens to the sums where it is not nothing. Larger tiles have kernels of their own for what most linears ask
-/// for: there the drain's time shows.
 template <class Config>
 using NamedTree = epilogue::NamedTree<typename Config::Element>;
-template <class Config, Activation kActivation>
-using ShortTree = epilogue::ShortTree<typename Config::Element, kActivation>;
-template <class Config>
-inline constexpr bool kShortTrees = Config::kTileM >= 128;
-
-template <class Config, class... Trees>
-int prepare_with() {
-  int status = 0;
-  ((status = status != 0 ? status
-                         : kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, Trees>),
-                                            sizeof(typename Config::SharedStorage))),
-   ...);
-  return status;
-}
 
 template <class Config>
 int prepare() {
-  const int status = prepare_with<Config, epilogue::NoTree, typename NamedTree<Config>::Tree>();
-  if constexpr (kShortTrees<Config>) {
-    if (status != 0) return status;
-    return prepare_with<Config, typename ShortTree<Config, Activation::kNone>::Tree,
-                        typename ShortTree<Config, Activation::kSwiglu>::Tree>();
-  }
-  return status;
+  constexpr int kBytes = sizeof(typename Config::SharedStorage);
+  const int status = kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>), kBytes);
+  if (status != 0) return status;
+  return kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, typename NamedTree<Config>::Tree>), kBytes);
 }
 
 template <class Config>
@@ -52,7 +33,8 @@ template <class Config, class Tree>
 int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
   Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
-  if (!encode_tensor_maps<Config>(launch, params.groups, &params.maps)) return cudaErrorInvalidValue;
+  params.source = is_source(launch);
+  if (!encode_tensor_maps<Config>(launch, params.groups, params.source, &params.maps)) return cudaErrorInvalidValue;
   params.fractional_zero_points = launch.fractional_zero_points;
   params.fast_accumulation = launch.fast_accumulation;
   params.store = kernels::store_of<typename Config::Element>(
@@ -69,27 +51,11 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
                          stream);
 }
 
-template <class Config, class Steps>
-int launch_through(const kernels::Launch& launch, void* stream) {
-  using Tree = typename Steps::Tree;
-  const auto arguments = Steps::arguments(launch.epilogue);
-  return launch_with<Config, Tree>(Tree::to_underlying_arguments(0, arguments, nullptr), launch, stream);
-}
-
 template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   if (launch.rounds_only()) return launch_with<Config, epilogue::NoTree>({}, launch, stream);
-  if constexpr (kShortTrees<Config>) {
-    using Plain = ShortTree<Config, Activation::kNone>;
-    using Swiglu = ShortTree<Config, Activation::kSwiglu>;
-    if (launch.rounds_to_16_bits() && Plain::serves(launch.epilogue)) {
-      return launch_through<Config, Plain>(launch, stream);
-    }
-    if (launch.rounds_to_16_bits() && Swiglu::serves(launch.epilogue)) {
-      return launch_through<Config, Swiglu>(launch, stream);
-    }
-  }
-  return launch_through<Config, NamedTree<Config>>(launch, stream);
+  using Tree = typename NamedTree<Config>::Tree;
+  return launch_with<Config, Tree>(NamedTree<Config>::params(launch.epilogue), launch, stream);
 }
 
 template <class Config>

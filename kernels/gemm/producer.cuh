@@ -85,6 +85,29 @@ class Producer {
     }
   }
 
+  /// The residual of a tile (source.cuh).
+  static constexpr int kSourceStages = Config::kTileN / 64 / (Config::kTokenBytes / 128);
+  __device__ void load_source(WorkTile tile) {
+    constexpr int kBoxes = Config::kTokenBytes / 128;  // of 64 rows, in a stage
+    static_assert(kSourceStages * kBoxes * 64 == Config::kTileN && kSourceStages <= Config::kStages);
+#pragma unroll 1
+    for (int i = 0; i < kSourceStages; ++i) {
+      Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
+      if (elected_) {
+        std::uint64_t* full = &shared_.full[stage_.index];
+        TransactionBarrier::arrive_and_expect_tx(full, Config::kTileM * Config::kTokenBytes);
+        auto* boxes =
+            reinterpret_cast<std::uint8_t*>(shared_.activations) + stage_.index * Config::kTileM * Config::kTokenBytes;
+#pragma unroll
+        for (int box = 0; box < kBoxes; ++box) {
+          cute::SM90_TMA_LOAD_2D::copy(&maps_.residual, full, kOnceHint, boxes + box * Config::kTileM * 128,
+                                       tile.n * Config::kTileN + (i * kBoxes + box) * 64, tile.m * Config::kTileM);
+        }
+      }
+      stage_.advance();
+    }
+  }
+
   /// The stage after the last, without data: consumers fetch ahead.
   __device__ void finish() {
     Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
@@ -95,6 +118,7 @@ class Producer {
   static constexpr int kEarlyStages = 2;
   static constexpr bool kZeroPoints = Config::Converter::kZeroPoints;
   static_assert(Config::kTileK * Config::Converter::kBits / 4 <= 256, "a TMA box has at most 256 elements a side");
+  static constexpr auto kOnceHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST);
   static constexpr auto kSharedHint = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
   /// Blocks of kTileK along K, a stage each, with the first scale group of each.

@@ -25,7 +25,10 @@ template <class Config, class Tree>
 int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch, void* stream) {
   Params<Config, Tree> params;
   params.groups = layout::groups_of(launch.shape, Config::kTileK);
-  if (!gemm::encode_tensor_maps<Config>(launch, params.groups, &params.maps)) return cudaErrorInvalidValue;
+  params.source = gemm::is_source(launch);
+  if (!gemm::encode_tensor_maps<Config>(launch, params.groups, params.source, &params.maps)) {
+    return cudaErrorInvalidValue;
+  }
   params.tree = tree;
   params.store = kernels::store_of<typename Config::Element>(
       launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
@@ -44,8 +47,7 @@ template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   if (launch.rounds_only()) return launch_with<Config, epilogue::NoTree>({}, launch, stream);
   using Tree = typename NamedTree<Config>::Tree;
-  return launch_with<Config, Tree>(
-      Tree::to_underlying_arguments(0, NamedTree<Config>::arguments(launch.epilogue), nullptr), launch, stream);
+  return launch_with<Config, Tree>(NamedTree<Config>::params(launch.epilogue), launch, stream);
 }
 
 template <class Config>

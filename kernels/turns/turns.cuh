@@ -14,11 +14,13 @@
 
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "kernels/afresh.h"
 #include "kernels/epilogue/staging.cuh"
 #include "kernels/epilogue/store.cuh"
 #include "kernels/gemm/exchange.cuh"
 #include "kernels/gemm/producer.cuh"
 #include "kernels/gemm/prologue.cuh"
+#include "kernels/gemm/source.cuh"
 #include "kernels/timeline.h"
 #include "kernels/turns/config.h"
 #include "kernels/turns/consumer.cuh"
@@ -38,6 +40,7 @@ struct Params {
   int tiles;
   int share;     // of a CTA, in pairs
   int turns;     // of K
+  bool source;   // the residual comes through the ring
   bool overlap;  // launched while the kernel ahead may still run
   kernels::Timeline timeline;
 
@@ -61,6 +64,7 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
     for (int i = part.first * 2; i < part.end * 2; ++i) {
       producer.template load<kClasses>({part.tile, 0}, i, params.turns);
     }
+    if (gemm::kHasTree<Tree> && params.source && part.ends_tile()) producer.load_source({part.tile, 0});
   }
   producer.finish();
 }
@@ -84,6 +88,7 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   auto even = make_fragment_like(sums);                                             // of a pair's first class
   const Parked<Config> total{shared.total, thread};                                 // of the pairs before
   const int cta = static_cast<int>(blockIdx.x);
+  const auto own = [thread] { return gemm::kHasTree<Tree> ? kernels::afresh(thread) : thread; };
   const auto multiply_class = [&](int index, auto& into) {
     clear(into);
     // The compiler is to know that all lanes take as many steps.
@@ -92,7 +97,7 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
   for (Walk walk = params.walk(); !walk.done(); walk.advance()) {
     const Part part = walk.part();
     const bool takes = part.first > 0 && part.ends_tile();
-    const auto take = [&] { params.exchange.take(walk.first_giver(part), cta, thread / 32, thread % 32, sums); };
+    const auto take = [&] { params.exchange.take(walk.first_giver(part), cta, own() / 32, own() % 32, sums); };
     clear(sums);
     if (walk.given_early() && takes) take();
     total.put(sums);
@@ -114,13 +119,15 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
       add(sums, even);
     }
     if (!part.ends_tile()) {
-      params.exchange.give(cta, thread / 32, thread % 32, sums);
+      params.exchange.give(cta, own() / 32, own() % 32, sums);
       continue;
     }
-    int lane = thread % 128;
-    asm volatile("" : "+r"(lane));  // what the drain makes of it is not to take registers of the main loop
+    const int lane = gemm::kHasTree<Tree> ? own() % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
-    staging.template drain<Tree>(params.tree, sums, params.store, part.tile * Config::kTileN, 0);
+    gemm::Source<Config> source(shared, consumer.stage, gemm::kHasTree<Tree> && params.source);
+    staging.template drain<Tree>(params.tree, sums, params.store, source, part.tile * Config::kTileN, 0);
+    if (source.there()) consumer.stage = source.release(thread);
+    if constexpr (gemm::kHasTree<Tree>) consumer.start();  // again: a tree leaves no registers for it
   }
   if (thread == 0) params.timeline.mark(kernels::kDone);
 }

@@ -17,11 +17,13 @@ using testing::DeviceBuffer;
 constexpr Activation kActivations[] = {Activation::kNone, Activation::kRelu,     Activation::kSilu,
                                        Activation::kGelu, Activation::kGeluTanh, Activation::kSwiglu};
 
-std::vector<std::uint8_t> on_host(const DeviceBuffer& buffer) {
-  std::vector<std::uint8_t> bytes(buffer.size());
+std::vector<std::uint8_t> on_host(const DeviceBuffer& buffer, std::size_t size) {
+  std::vector<std::uint8_t> bytes(size);
   if (!bytes.empty()) require(buffer.download(bytes.data(), bytes.size()));
   return bytes;
 }
+
+std::vector<std::uint8_t> on_host(const DeviceBuffer& buffer) { return on_host(buffer, buffer.size()); }
 
 class Epilogues : public GpuTest {
  protected:
@@ -79,7 +81,7 @@ class Epilogues : public GpuTest {
     const auto token_scale = on_host(token_scale_);
     const auto channel_scale = on_host(channel_scale_);
     const auto bias = on_host(bias_);
-    const auto residual = on_host(residual_);
+    const auto residual = on_host(residual_, static_cast<std::size_t>(p.m * p.ldc * 2));
     const auto a = on_host(bench().a());
     const auto q = on_host(bench().qweight());
     const auto scales = on_host(bench().scales());
@@ -95,17 +97,20 @@ class Epilogues : public GpuTest {
                                << c;
   }
 
-  static Case case_of(DataType a_type, DataType d_type, std::int64_t m, std::int64_t n, const Epilogue& epilogue) {
-    Case c{make_problem(a_type, m, n, 320, 64)};
+  /// aligned: the rows of D and of the residual begin on 16 bytes, which lets both take faster ways.
+  static Case case_of(DataType a_type, DataType d_type, std::int64_t m, std::int64_t n, const Epilogue& epilogue,
+                      bool aligned, std::int64_t k = 320) {
+    Case c{make_problem(a_type, m, n, k, 64)};
     c.problem.d_type = d_type;
     c.problem.epilogue = epilogue;
     c.problem.epilogue.output_scale = d_type == DataType::kE4m3;
-    c.problem.ldd = c.problem.d_columns() + 3;
-    c.problem.ldc = c.problem.d_columns() + 5;
+    const std::int64_t columns = c.problem.d_columns();
+    c.problem.ldd = aligned ? (columns + 7) / 8 * 8 + 8 : columns + 3;
+    c.problem.ldc = aligned ? (columns + 7) / 8 * 8 + 16 : columns + 5;
     return c;
   }
 
-  static constexpr std::int64_t kMostM = 300, kMostN = 420;
+  static constexpr std::int64_t kMostM = 300, kMostN = 18000;
   static constexpr float kOutputScale = 0.003f;  // outputs of about 1 fill e4m3's range; some saturate
   DeviceBuffer token_scale_, channel_scale_, bias_, residual_, output_scale_;
 };
@@ -125,7 +130,9 @@ TEST_F(Epilogues, EveryCombination) {
     for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
       for (const Activation activation : kActivations) {
         for (unsigned bits = 0; bits < 16; ++bits) {
-          for (const std::int64_t m : {3, 130}) try_case(case_of(a_type, d_type, m, 202, steps(bits, activation)));
+          for (const std::int64_t m : {3, 130}) {
+            try_case(case_of(a_type, d_type, m, 202, steps(bits, activation), bits % 2 == 0));
+          }
         }
       }
     }
@@ -139,13 +146,27 @@ TEST_F(Epilogues, EverySchedule) {
       for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
         for (const std::int64_t m : {1, 8, 13, 33, 64, 97, 290}) {
           for (const std::int64_t n : {416, 180}) {
-            Case c = case_of(a_type, d_type, m, n, epilogue);
+            Case c = case_of(a_type, d_type, m, n, epilogue, n == 416);
             for (const std::string& schedule : schedules_of(c.problem)) {
               c.schedule = schedule;
               try_case(c);
             }
           }
         }
+      }
+    }
+  }
+}
+
+// CTAs that take several tiles, each with its part of the residual in the ring.
+TEST_F(Epilogues, ManyTiles) {
+  for (const DataType a_type : {DataType::kBf16, DataType::kS8}) {
+    for (const bool aligned : {true, false}) {
+      Case c =
+          case_of(a_type, make_problem(a_type, 1, 1, 1).d_type, 290, 17920, steps(12, Activation::kSilu), aligned, 128);
+      for (const std::string& schedule : schedules_of(c.problem)) {
+        c.schedule = schedule;
+        try_case(c);
       }
     }
   }
@@ -175,7 +196,7 @@ TEST_F(Epilogues, PlainE4m3) {
 
 // The residual may be D itself.
 TEST_F(Epilogues, ResidualInPlace) {
-  Case c = case_of(DataType::kBf16, DataType::kBf16, 70, 128, steps(8, Activation::kNone));
+  Case c = case_of(DataType::kBf16, DataType::kBf16, 70, 128, steps(8, Activation::kNone), true);
   c.problem.ldd = c.problem.ldc = 128;
   bench().prepare(c);
   fill(c.problem);
