@@ -48,8 +48,7 @@ struct Launch {
   void* timeline;           // kernels/timeline.h; null but for measurements
 
   /// Sums become outputs by nothing but rounding.
-  bool rounds_only() const { return epilogue.plain() && rounds_to_16_bits(); }
-  bool rounds_to_16_bits() const { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
+  bool rounds_only() const { return epilogue.plain() && machete::epilogue::is_16_bits(d_type); }
 };
 
 struct Kernel {

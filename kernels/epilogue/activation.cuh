@@ -25,9 +25,7 @@ __device__ inline float gate(float x, float t) {
 __device__ inline float silu(float x) { return gate(x, x); }
 
 /// x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u))
-inline constexpr float kGeluTanhLinear = 1.59576912f;
-inline constexpr float kGeluTanhCubic = 0.0713548163f;
-__device__ inline float gelu_tanh(float x) { return gate(x, x * fmaf(kGeluTanhCubic, x * x, kGeluTanhLinear)); }
+__device__ inline float gelu_tanh(float x) { return gate(x, x * fmaf(0.0713548163f, x * x, 1.59576912f)); }
 
 /// max(x, 0) less |x| times what the normal distribution has beyond |x|, which is Abramowitz and Stegun's 7.1.26, to
 /// 0.75e-7.
@@ -42,10 +40,10 @@ __device__ inline float gelu(float x) {
   return fmaf(-y * e, p * t, x < 0 ? 0 : x);  // NaN stays
 }
 
-/// max(x, least), but NaN stays.
-__device__ inline float at_least(float x, float least) {
+/// max(x, 0), but NaN stays.
+__device__ inline float relu(float x) {
   float y;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(least));
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(0.f));
   return y;
 }
 
@@ -55,7 +53,7 @@ __device__ inline float activate(Activation kind, float x) {
     case Activation::kNone:
       return x;
     case Activation::kRelu:
-      return at_least(x, 0);
+      return relu(x);
     case Activation::kSilu:
     case Activation::kSwiglu:
       return silu(x);

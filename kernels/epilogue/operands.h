@@ -3,8 +3,12 @@
 #include <cstdint>
 
 #include "machete/epilogue.h"
+#include "machete/types.h"
 
 namespace machete::epilogue {
+
+/// Whether D is of the scales' type; f32 and e4m3 are rounded by themselves.
+constexpr bool is_16_bits(DataType d_type) { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
 
 /// What a named epilogue (machete/epilogue.h) reads; null where it has no such step.
 struct Operands {

@@ -82,7 +82,7 @@ struct Staging {
     Tensor residual = make_tensor<Element>(Int<LaneOfTile::kFragment>{});  // (kFragment)
     clear(residual);
     Element* out = nullptr;  // of the lane's first eight, where D has all rows of the tile
-    if (store.aligned && store.rounds_to_16_bits() && (store.operands.residual == nullptr || source.there()) &&
+    if (store.aligned && is_16_bits(store.d_type) && (store.operands.residual == nullptr || source.there()) &&
         first_row + Config::kTileN <= store.n) {
       out = static_cast<Element*>(store.d) + (first_token + token_of(0)) * store.ldd +
             column_of(store, first_row + row_of(0));
@@ -172,7 +172,7 @@ struct Staging {
   __device__ __forceinline__ void put_any(const Values& values, int fragment, const Store<Element>& store, bool added,
                                           int first_row, int token) const {
     const bool late = store.operands.residual != nullptr && !added;
-    if (store.rounds_to_16_bits() && !late) {
+    if (is_16_bits(store.d_type) && !late) {
 #pragma unroll 1
       for (int step = 0; step < kTogether; ++step) {
         const uint4 rounded = turn(one_of(values, step), fragment * kTogether + step);
@@ -189,7 +189,7 @@ struct Staging {
       const int row = first_row + here.wide_row_of(step);
       const int column = column_of(store, row);
       if (!holds(store, row)) continue;
-      if (late) store.add_residual(token + here.wide_token_of(step), column, neighbours);
+      if (late) store.add(store.template residual<8>(token + here.wide_token_of(step), column), neighbours);
       store.finish(token + here.wide_token_of(step), column, neighbours);
     }
   }

@@ -32,7 +32,6 @@ struct Store {
   Operands operands;
 
   __device__ bool swiglu() const { return operands.activation == Activation::kSwiglu; }
-  __device__ bool rounds_to_16_bits() const { return d_type != DataType::kF32 && d_type != DataType::kE4m3; }
 
   /// Eight columns, through their epilogue and rounded already.
   __device__ void operator()(int token, int column, uint4 rounded) const {
@@ -58,10 +57,9 @@ struct Store {
   }
 
   template <int kCount>
-  __device__ void add_residual(int token, int column, float (&values)[kCount]) const {
-    const Residual<kCount> from = residual<kCount>(token, column);
+  __device__ static void add(const Residual<kCount>& residual, float (&values)[kCount]) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(from.value[i]);
+    for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(residual.value[i]);
   }
 
   /// The last step: rounds to whatever D is of, and stores.
@@ -130,10 +128,7 @@ struct Store {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) y[i] *= scaled(1, i, up[i]);
     }
-    if (operands.residual != nullptr) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) y[i] += static_cast<float>(in.residual.value[i]);
-    }
+    if (operands.residual != nullptr) add(in.residual, y);
     finish(token, column, y);
   }
 

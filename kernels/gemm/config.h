@@ -49,7 +49,9 @@ struct Config {
   static constexpr int kTileBytes = layout::tile_bytes(Converter::kBits);
   static constexpr int kWeightBytes = kStrips * kTiles * kTileBytes;                 // [strip][tile][kTileBytes]
   static constexpr int kTokenBytes = kTileK * static_cast<int>(sizeof(Activation));  // a token's, in a stage
-  static constexpr int kMaxGroups = kTileK / 16;                                     // of a stage, at group size 16
+  static constexpr int kBoxes = kTokenBytes / 128;            // that TMA fills a stage's activations with
+  static constexpr int kSourceStages = kTileN / 64 / kBoxes;  // which the tile's residual takes (source.cuh)
+  static constexpr int kMaxGroups = kTileK / 16;              // of a stage, at group size 16
   static constexpr int kScaleBytes = kStrips * kMaxGroups * layout::kStripRows * 2;  // [strip][group][16]
   static constexpr int kZeroBytes = Converter::kZeroPoints ? kScaleBytes : 0;        // the same
 

@@ -86,12 +86,11 @@ class Producer {
   }
 
   /// The residual of a tile (source.cuh).
-  static constexpr int kSourceStages = Config::kTileN / 64 / (Config::kTokenBytes / 128);
   __device__ void load_source(WorkTile tile) {
-    constexpr int kBoxes = Config::kTokenBytes / 128;  // of 64 rows, in a stage
-    static_assert(kSourceStages * kBoxes * 64 == Config::kTileN && kSourceStages <= Config::kStages);
+    constexpr int kBoxes = Config::kBoxes;  // of 64 rows
+    static_assert(Config::kSourceStages * kBoxes * 64 == Config::kTileN && Config::kSourceStages <= Config::kStages);
 #pragma unroll 1
-    for (int i = 0; i < kSourceStages; ++i) {
+    for (int i = 0; i < Config::kSourceStages; ++i) {
       Barrier::wait(&shared_.empty[stage_.index], stage_.phase ^ 1);
       if (elected_) {
         std::uint64_t* full = &shared_.full[stage_.index];

@@ -25,7 +25,7 @@ class Source {
   __device__ Source(typename Config::SharedStorage& shared, Stage<Config::kStages> next, bool there)
       : shared_(shared), next_(next), there_(there) {
     if (!there_) return;
-    for (int i = 0; i < Producer<Config>::kSourceStages; ++i) {
+    for (int i = 0; i < Config::kSourceStages; ++i) {
       Barrier::wait(&shared_.full[next.index], next.phase);
       next.advance();
     }
@@ -35,7 +35,7 @@ class Source {
 
   /// What a warpgroup's rows of an atom meet.
   __device__ const uint128_t* box(int atom, int warpgroup) const {
-    constexpr int kBoxes = Config::kTokenBytes / 128;  // of a stage
+    constexpr int kBoxes = Config::kBoxes;
     const int index = atom * Config::kWarpgroups + warpgroup;
     int stage = next_.index + index / kBoxes;
     if (stage >= Config::kStages) stage -= Config::kStages;
@@ -45,7 +45,7 @@ class Source {
 
   /// A warp has read it. Returns the stage behind it.
   __device__ Stage<Config::kStages> release(int thread) {
-    for (int i = 0; i < Producer<Config>::kSourceStages; ++i) {
+    for (int i = 0; i < Config::kSourceStages; ++i) {
       gemm::release(shared_, thread, next_.index);
       next_.advance();
     }
