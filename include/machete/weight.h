@@ -101,9 +101,10 @@ Result<PackedHeader> packed_header(const QuantizedWeight& weight, DataType scale
                                    int activation_bits = 16);
 
 /// Puts a weight into packed order, padding N and K once; with g_idx, K is sorted by group, and a run gathers the
-/// activations to match. Refuses null or misaligned pointers, NaN and Inf in scales
-/// and zero points, and such as change in scale_type (unless round_scales), before anything is written; for CUDA also
-/// weight types that no kernel there serves. The CPU and CUDA give identical bytes.
+/// activations to match. Refuses null or misaligned pointers, NaN and Inf in scales and zero points, such as change in
+/// scale_type (unless round_scales), and scales of bf16 from 2^19 on, which kernels fold into the decode (of every type
+/// but u4, u8 and e2m1), before anything is written; for CUDA also weight types that no kernel there serves. The CPU
+/// and CUDA give identical bytes.
 Result<PackedWeight> prepack(const QuantizedWeight& weight, const PrepackOptions& options = {});
 
 /// The same into `storage`, owned by the caller: payload_bytes() of memory on options.device, 128-byte aligned.

@@ -8,6 +8,10 @@
 
 namespace machete::convert {
 
+/// Scales that are folded into the decode are less than this: the largest factor that they become is 2^109 times as
+/// much.
+inline constexpr float kFoldedScales = 0x1p19f;
+
 /// The value of a floating-point code: a sign, exponent bits above a bias, mantissa bits; subnormals as in IEEE.
 constexpr float floating_value(int code, int exponent_bits, int mantissa_bits) {
   const int bias = (1 << (exponent_bits - 1)) - 1;
@@ -86,6 +90,13 @@ struct Coding {
   constexpr std::uint8_t counted(std::uint8_t q) const { return flipped(q, is_signed); }
   constexpr std::uint8_t canonical(std::uint8_t u) const { return flipped(u, is_signed); }
   constexpr std::uint8_t stored(std::uint8_t u) const { return flipped(u, is_integer()); }
+
+  /// Whether kernels that scale weights ahead of the MMA fold the scale into the decode (kernels/convert/scaled.h).
+  /// Not with zero points, whose products with scales have too many bits, nor e2m1's, whose scales are any power of
+  /// two.
+  constexpr bool folds_scales(DataType a_type) const {
+    return a_type == DataType::kBf16 && !has_zero_points && (is_integer() || bits == 8);
+  }
 
   /// Whether the bits of stored codes are braided (kernels/convert/braid.h).
   constexpr bool braided(int activation_bits) const { return !is_integer() && bits == 4 && activation_bits == 16; }

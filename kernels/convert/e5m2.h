@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/convert/folded.h"
 #include "kernels/convert/upper_bytes.h"
 
 namespace machete::convert {
@@ -12,22 +13,30 @@ struct E5m2 : WithoutZeroPoints {
   static constexpr WeightType kType = WeightType::kE5m2;
   static constexpr int kBits = 8;
 
-  /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
+  /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each. A code in
+  /// the upper byte of a half is an f16 but for eight bits of mantissa. bf16 has three bits more of exponent; the
+  /// difference of the biases is a power of two, which one multiplication adds, for subnormal codes too.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
-    decode_upper_bytes(words, step, a, [](std::uint32_t codes) { return decode_pair<Element>(codes); });
+    decode_upper_bytes(words, step, a, [](std::uint32_t codes) {
+      return kIsBf16<Element> ? multiply<Element>(moved(codes), 0x77807780u) : codes;  // 2^112
+    });
+  }
+
+  /// As decode() in bf16, scaled.
+  CUTE_HOST_DEVICE static FoldedScales fold(std::uint32_t scales) {
+    return {multiply<Bf16>(scales, 0x6B806B80u), 0};  // 2^112 2^-24
+  }
+  CUTE_HOST_DEVICE static void decode_folded(const Words<8>& words, int step, const FoldedScales& scales,
+                                             std::uint32_t (&a)[4]) {
+    decode_upper_bytes(words, step, a, [](std::uint32_t codes) { return moved(codes); });
+    scales.multiply_all(a);
   }
 
  private:
-  /// Of two codes, each in the upper byte of a half: an f16 but for eight bits of mantissa. bf16 has three bits more of
-  /// exponent; the difference of the biases is a power of two, which one multiplication adds, for subnormal codes too.
-  template <class Element>
-  CUTE_HOST_DEVICE static std::uint32_t decode_pair(std::uint32_t codes) {
-    if constexpr (kIsBf16<Element>) {
-      return multiply<Element>(mask_or<0x80008000u>(codes, codes >> 3 & 0x0FE00FE0u), 0x77807780u);  // 2^112
-    } else {
-      return codes;
-    }
+  /// As numbers of bf16, 2^-112 of their own.
+  CUTE_HOST_DEVICE static std::uint32_t moved(std::uint32_t codes) {
+    return mask_or<0x80008000u>(codes, codes >> 3 & 0x0FE00FE0u);
   }
 };
 

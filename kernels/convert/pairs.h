@@ -146,9 +146,25 @@ CUTE_HOST_DEVICE std::uint32_t look_up(std::uint32_t a, std::uint32_t b, std::ui
 #endif
 }
 
-/// The low half twice, the high half twice.
-CUTE_HOST_DEVICE std::uint32_t twice_low(std::uint32_t pair) { return permute_bytes<0x1010>(pair, pair); }
-CUTE_HOST_DEVICE std::uint32_t twice_high(std::uint32_t pair) { return permute_bytes<0x3232>(pair, pair); }
+/// The low half twice, the high half twice; said so that arithmetic on pairs takes it for a modifier of its operand.
+CUTE_HOST_DEVICE std::uint32_t twice_low(std::uint32_t pair) {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t result;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}" : "=r"(result) : "r"(pair));
+  return result;
+#else
+  return permute_bytes<0x1010>(pair, pair);
+#endif
+}
+CUTE_HOST_DEVICE std::uint32_t twice_high(std::uint32_t pair) {
+#if defined(__CUDA_ARCH__)
+  std::uint32_t result;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}" : "=r"(result) : "r"(pair));
+  return result;
+#else
+  return permute_bytes<0x3232>(pair, pair);
+#endif
+}
 
 /// (v & mask) ^ flip and (v & mask) | set, in one instruction.
 template <std::uint32_t kMask, std::uint32_t kFlip>

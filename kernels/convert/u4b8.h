@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/convert/folded.h"
 #include "kernels/convert/pairs.h"
 #include "kernels/convert/words.h"
 
@@ -54,6 +55,21 @@ struct U4b8 : WithoutZeroPoints {
   CUTE_HOST_DEVICE static std::uint32_t to_e4m3(std::uint32_t word) {
     const std::uint32_t negative = word >> 3 & 0x01010101u;
     return ((word & 0x0F0F0F0Fu) ^ negative * 0x0Fu) + negative * 0x81u;
+  }
+
+  /// As decode() in bf16, scaled. Nibbles, where they lie in a word, are the numbers 2^-133 q and 2^-129 q: see
+  /// decode_less().
+  CUTE_HOST_DEVICE static FoldedScales fold(std::uint32_t scales) {
+    return {multiply<Bf16>(scales, 0x74007600u), multiply<Bf16>(scales, 0xB500B500u)};  // 2^105, 2^109; - 8 2^-24
+  }
+  CUTE_HOST_DEVICE static void decode_folded(const Words<4>& words, int step, const FoldedScales& scales,
+                                             std::uint32_t (&a)[4]) {
+    CUTE_UNROLL
+    for (int j = 0; j < 4; j += 2) {
+      const std::uint32_t nibbles = words.word[step] >> (4 * j);
+      a[j] = scales.upper(mask_xor<0x000F000Fu, 0x00080008u>(nibbles));
+      a[j + 1] = scales.lower(mask_xor<0x00F000F0u, 0x00800080u>(nibbles));
+    }
   }
 
   /// As decode(), q less another number, kCodeUnit times.

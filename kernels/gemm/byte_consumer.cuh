@@ -27,6 +27,7 @@ struct ByteConsumer {
   static constexpr bool kExact = std::is_same_v<Sum, std::int32_t>;
   /// Tiles with room for one set of accumulators scale at the very end.
   static constexpr bool kOneGroup = Config::kAccumulators > 64;
+  static constexpr float kCodeUnit = Config::Converter::template kCodeUnit<typename Config::Activation>;
   static constexpr bool kFastOnly = kOneGroup && !kExact;
   static_assert(Config::kBytes && Config::kTileK == 128 && Config::kStagesPerStep == 1);
 

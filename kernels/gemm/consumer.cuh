@@ -2,6 +2,7 @@
 
 #include <cute/tensor.hpp>
 
+#include "kernels/convert/scaled.h"
 #include "kernels/gemm/producer.cuh"
 
 namespace machete::gemm {
@@ -25,6 +26,9 @@ struct Consumer {
   int thread;  // among the consumers
   Stage<Config::kStages> stage;
 
+  template <bool kFractional>
+  using Scaled = convert::Scaled<Converter, Element, kFractional>;
+  static constexpr float kCodeUnit = Scaled<false>::kUnit;  // of what is multiplied
   static constexpr bool kFastOnly = false;
   static constexpr bool kZeroPoints = Converter::kZeroPoints;
   // Two groups a tile are unpacked with half the scales of four; large tiles have no registers for both ways.
@@ -146,36 +150,22 @@ struct Consumer {
     return words;
   }
 
-  /// One tile of packed weights to operand registers, scaled: code less zero point exactly, times the scale, rounded
-  /// once. What integers leave of a zero point is multiplied and rounded by itself. kGroups: that the tile has.
+  /// One tile of packed weights to operand registers, scaled. kGroups: that the tile has.
   template <int kGroups, bool kFractional, class Fragment>
   __device__ void unpack(const Words& words, Fragment& fragment) const {
     Tensor operand = recast<std::uint32_t>(fragment);  // (4,MMA_N,k16 steps)
 #pragma unroll
     for (int atom = 0; atom < Config::kAtoms; ++atom) {
-      std::uint32_t scale[2];
-      std::uint32_t shift[2];
-      typename Converter::template Zeros<Element> zeros;
+      Scaled<kFractional> scaled;
 #pragma unroll
       for (int step = 0; step < layout::kSteps; ++step) {
         if (step % (layout::kSteps / kGroups) == 0) {
-          const std::uint32_t scales = words.scales[atom][step];
-          scale[0] = convert::twice_low(scales);
-          scale[1] = convert::twice_high(scales);
-          if constexpr (kZeroPoints) {
-            zeros = Converter::template zeros<Element, kFractional>(words.zero_points[atom][step]);
-            const std::uint32_t shifts = convert::multiply<Element>(scales, zeros.fractions ^ 0x80008000u);
-            shift[0] = convert::twice_low(shifts);
-            shift[1] = convert::twice_high(shifts);
-          }
+          scaled = {words.scales[atom][step], words.zero_points[atom][step]};
         }
         std::uint32_t a[4];
-        Converter::template decode<Element>(words.packed[atom], step, zeros, a);
+        scaled.decode(words.packed[atom], step, a);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          operand(j, atom, step) = kFractional ? convert::multiply_add<Element>(a[j], scale[j % 2], shift[j % 2])
-                                               : convert::multiply<Element>(a[j], scale[j % 2]);
-        }
+        for (int j = 0; j < 4; ++j) operand(j, atom, step) = a[j];
       }
     }
   }

@@ -37,8 +37,7 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
   if (!encode_tensor_maps<Config>(launch, params.groups, params.source, &params.maps)) return cudaErrorInvalidValue;
   params.fractional_zero_points = launch.fractional_zero_points;
   params.fast_accumulation = launch.fast_accumulation;
-  params.store = kernels::store_of<typename Config::Element>(
-      launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
+  params.store = kernels::store_of<typename Config::Element>(launch, ConsumerOf<Config>::kCodeUnit);
   params.tree = tree;
   params.raster = {kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN),
                    kernels::ceil_div(launch.m, Config::kTileM)};

@@ -112,9 +112,9 @@ class OnCpu {
 
 using Numbers = std::vector<std::uint16_t>;  // [groups, N] of the type that the kernels compute in
 
-// Scales or zero points as such numbers; refuses what they cannot hold.
+// Scales or zero points as such numbers, below a limit; refuses what they cannot hold.
 Result<Numbers> convert_numbers(const char* name, const QuantizedWeight& weight, const void* given, DataType type,
-                                const PrepackOptions& options) {
+                                float limit, const PrepackOptions& options) {
   Numbers converted(static_cast<std::size_t>(weight.groups() * weight.n));
   const auto source = OnCpu::get(given, converted.size() * bytes_of(type), options.stream);
   if (!source.ok()) return source.status();
@@ -131,6 +131,12 @@ Result<Numbers> convert_numbers(const char* name, const QuantizedWeight& weight,
       return Status(StatusCode::kInvalidArgument,
                     fmt::format("{} is beyond the range of {}; use activations of another type", place(),
                                 name_of(options.scale_type)));
+    }
+    if (std::abs(kept) >= limit) {
+      return Status(StatusCode::kInvalidArgument,
+                    fmt::format("{} must be less than {} in magnitude in {}; divide all scales by a power of two and "
+                                "multiply tensor_scale by it",
+                                place(), limit, name_of(options.scale_type)));
     }
     if (kept != value && !options.round_scales) {
       return Status(
@@ -343,11 +349,14 @@ Result<PackedWeight> prepack_into(const QuantizedWeight& weight, const PrepackOp
         fmt::format("storage lies on {}:{}, not on {}:{}; allocate it on options.device", name_of(where->backend),
                     where->ordinal, name_of(options.device.backend), options.device.ordinal));
   }
-  const auto scales = convert_numbers("scales", weight, weight.scales, weight.scale_type, options);
+  constexpr float kNone = std::numeric_limits<float>::infinity();
+  const bool folded = options.activation_bits == 16 && convert::coding_of(weight.type).folds_scales(options.scale_type);
+  const auto scales = convert_numbers("scales", weight, weight.scales, weight.scale_type,
+                                      folded ? convert::kFoldedScales : kNone, options);
   if (!scales.ok()) return scales.status();
   Result<Numbers> zero_points = Numbers();
   if (header->zero_bytes > 0) {
-    zero_points = convert_numbers("zero_points", weight, weight.zero_points, weight.zero_point_type, options);
+    zero_points = convert_numbers("zero_points", weight, weight.zero_points, weight.zero_point_type, kNone, options);
     if (!zero_points.ok()) return zero_points.status();
   }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "converters.h"
+#include "kernels/convert/scaled.h"
 #include "kernels/layout/weight_layout.h"
 #include "kernels/prepack/host.h"
 
@@ -73,6 +74,28 @@ class Tile {
             value -= lower ? high_float<Element>(lane_zeros.fractions) : low_float<Element>(lane_zeros.fractions);
           }
           visit(place % kRows, step * layout::kStepK + place / kRows, value / Converter::template kCodeUnit<Element>);
+        }
+      }
+    }
+  }
+
+  // The same, scaled as the GEMM does, with integer zero points.
+  template <class Visit>
+  static void for_each_scaled(const std::vector<std::uint8_t>& tile, const std::array<float, kRows>& zeros,
+                              const std::array<float, kRows>& scales, Visit visit) {
+    using Scaled = convert::Scaled<Converter, Element, false>;
+    const auto fragment = layout::warp_fragment();
+    for (int lane = 0; lane < 32; ++lane) {
+      const Words words = Words::load(tile.data() + offset_, lane);
+      const auto row = static_cast<std::size_t>(lane / 4);
+      const Scaled scaled(pack<Element>(scales[row], scales[row + 8]), pack<Element>(zeros[row], zeros[row + 8]));
+      for (int step = 0; step < layout::kSteps; ++step) {
+        std::uint32_t a[4];
+        scaled.decode(words, step, a);
+        for (int i = 0; i < 8; ++i) {
+          const int place = fragment(lane, i);
+          const float value = i % 2 == 0 ? low_float<Element>(a[i / 2]) : high_float<Element>(a[i / 2]);
+          visit(place % kRows, step * layout::kStepK + place / kRows, value / Scaled::kUnit);
         }
       }
     }
@@ -168,6 +191,45 @@ TYPED_TEST(Convert, DecodesEveryCodeExactly) {
       ++seen;
     });
     ASSERT_EQ(seen, kRows * kDepth);
+  }
+}
+
+// Every code times scales of many exponents and mantissas, up to the largest that prepack lets pass where they are
+// folded into the decode: rounded once, to the bit.
+TYPED_TEST(Convert, ScalesEveryCodeAndRoundsOnce) {
+  using Element = typename Tile<TypeParam>::Element;
+  constexpr Coding kCoding = Tile<TypeParam>::kCoding;
+  constexpr bool kFolds = convert::kFolds<typename TypeParam::Converter, Element>;
+  static_assert(kFolds == kCoding.folds_scales(kDataType<Element>), "prepack checks what kernels do");
+  const std::array<float, kRows> zeros = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  std::vector<std::uint8_t> codes(kRows * kDepth);
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    codes[i] = static_cast<std::uint8_t>(i * 7 % static_cast<std::size_t>(kCoding.codes()));
+    if (!kCoding.is_finite(kCoding.counted(codes[i]))) codes[i] = 0;
+  }
+  const auto tile = Tile<TypeParam>::packed(codes);
+  // Products of fp16 keep their 11 bits, and do not overflow, between these.
+  const int least = kIsBf16<Element> ? -80 : kCoding.is_integer() ? -14 : -8;
+  const int most = kIsBf16<Element> ? 18 : kCoding.exponent_bits == 5 ? -2 : 6;
+  std::mt19937 random(11);
+  std::uniform_real_distribution<float> mantissa(1, 1.99f);
+  for (int exponent = least; exponent <= most; ++exponent) {
+    std::array<float, kRows> scales{};
+    for (float& scale : scales) {
+      scale = std::ldexp(mantissa(random), exponent) * (random() % 2 == 0 ? 1.0f : -1.0f);
+      scale = static_cast<float>(Element(scale));
+    }
+    scales[3] = std::ldexp(kIsBf16<Element> ? 2 - 0x1p-7f : 1.5f, exponent);
+    if (kFolds && exponent == most) {
+      ASSERT_EQ(scales[3], kFoldedScales * (1 - 0x1p-8f));  // the largest
+    }
+    scales[5] = 0;
+    Tile<TypeParam>::for_each_scaled(tile, zeros, scales, [&](int row, int k, float value) {
+      const auto at = static_cast<std::size_t>(row);
+      const float zero = kCoding.has_zero_points ? zeros[at] : kCoding.implied_zero();
+      const float number = kCoding.value(kCoding.counted(codes[static_cast<std::size_t>(row * kDepth + k)])) - zero;
+      ASSERT_EQ(value, static_cast<float>(Element(number * scales[at]))) << number << " * " << scales[at];
+    });
   }
 }
 

@@ -252,6 +252,20 @@ TEST(Prepack, RefusesScalesThatAreNotFiniteBeforeWriting) {
   }
 }
 
+// Kernels fold them into the decode of bf16 weights.
+TEST(Prepack, RefusesScalesTooLargeToFold) {
+  Weight w = random_weight(1, 16, 16);
+  w.view.scale_type = DataType::kF32;
+  std::vector<float> scale = {-0x1p19f};
+  w.view.scales = scale.data();
+  EXPECT_THAT(error_of(w.view), HasSubstr("scales[0, 0]=-524288 must be less than 524288 in magnitude in bf16"));
+  scale[0] = -0x1.fep18f;
+  EXPECT_TRUE(prepack(w.view, on_cpu()).ok());
+  w.view.type = WeightType::kE2m1;
+  scale[0] = 0x1p100f;
+  EXPECT_TRUE(prepack(w.view, on_cpu()).ok()) << "e2m1 takes every power of two";
+}
+
 TEST(Prepack, RoundsScalesOnlyOnRequest) {
   Weight w = random_weight(1, 16, 16);
   const float scale = 1.0f + 1.0f / 512;  // exact in f16, not in bf16
