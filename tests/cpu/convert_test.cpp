@@ -285,7 +285,7 @@ TYPED_TEST(ConvertZeros, AreSplitExactly) {
 }
 
 // Integers below the codes and beyond: exact where the difference to the code is one of the type's integers, which all
-// have up to 256 (bf16) or 2048; beyond, rounded to it, and of u8 below -128 twice.
+// have up to 256 (bf16) or 2048; beyond, rounded to it, twice at most.
 TYPED_TEST(ConvertZeros, WideIntegersAreExactAsFarAsTheTypeGoes) {
   using Element = typename Tile<TypeParam>::Element;
   constexpr Coding kCoding = Tile<TypeParam>::kCoding;
