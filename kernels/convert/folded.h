@@ -19,18 +19,15 @@ struct FoldedScales {
   std::uint32_t factors;
   std::uint32_t addends;
 
-  /// Two codes of a row, less the zero point.
-  CUTE_HOST_DEVICE std::uint32_t upper(std::uint32_t codes) const {
-    return multiply_add<Bf16>(codes, twice_low(factors), twice_low(addends));
-  }
-  CUTE_HOST_DEVICE std::uint32_t lower(std::uint32_t codes) const {
-    return multiply_add<Bf16>(codes, twice_high(factors), twice_high(addends));
+  /// Two codes of a row, 0 the upper one, less the zero point.
+  CUTE_HOST_DEVICE std::uint32_t operator()(std::uint32_t codes, int row) const {
+    return multiply_add<Bf16>(codes, twice(factors, row), twice(addends, row));
   }
 
   /// The four registers of an operand, of types whose zero is 0.
   CUTE_HOST_DEVICE void multiply_all(std::uint32_t (&a)[4]) const {
     CUTE_UNROLL
-    for (int j = 0; j < 4; ++j) a[j] = multiply<Bf16>(a[j], j % 2 == 0 ? twice_low(factors) : twice_high(factors));
+    for (int j = 0; j < 4; ++j) a[j] = multiply<Bf16>(a[j], twice(factors, j % 2));
   }
 };
 

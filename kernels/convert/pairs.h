@@ -146,23 +146,16 @@ CUTE_HOST_DEVICE std::uint32_t look_up(std::uint32_t a, std::uint32_t b, std::ui
 #endif
 }
 
-/// The low half twice, the high half twice; said so that arithmetic on pairs takes it for a modifier of its operand.
-CUTE_HOST_DEVICE std::uint32_t twice_low(std::uint32_t pair) {
+/// A half of a pair twice, 0 the low one; said so that arithmetic on pairs takes it for a modifier of its operand.
+CUTE_HOST_DEVICE std::uint32_t twice(std::uint32_t pair, int half) {
 #if defined(__CUDA_ARCH__)
+  std::uint16_t halves[2];
+  asm("mov.b32 {%0, %1}, %2;" : "=h"(halves[0]), "=h"(halves[1]) : "r"(pair));
   std::uint32_t result;
-  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}" : "=r"(result) : "r"(pair));
+  asm("mov.b32 %0, {%1, %1};" : "=r"(result) : "h"(halves[half]));
   return result;
 #else
-  return permute_bytes<0x1010>(pair, pair);
-#endif
-}
-CUTE_HOST_DEVICE std::uint32_t twice_high(std::uint32_t pair) {
-#if defined(__CUDA_ARCH__)
-  std::uint32_t result;
-  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}" : "=r"(result) : "r"(pair));
-  return result;
-#else
-  return permute_bytes<0x3232>(pair, pair);
+  return half == 0 ? permute_bytes<0x1010>(pair, pair) : permute_bytes<0x3232>(pair, pair);
 #endif
 }
 

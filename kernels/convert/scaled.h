@@ -46,9 +46,8 @@ class Scaled {
       Converter::template decode<Element>(words, step, zeros_, a);
       CUTE_UNROLL
       for (int j = 0; j < 4; ++j) {
-        const std::uint32_t scale = j % 2 == 0 ? twice_low(scales_) : twice_high(scales_);
-        const std::uint32_t shift = j % 2 == 0 ? twice_low(shifts_) : twice_high(shifts_);
-        a[j] = kFractional ? multiply_add<Element>(a[j], scale, shift) : multiply<Element>(a[j], scale);
+        const std::uint32_t scale = twice(scales_, j % 2);
+        a[j] = kFractional ? multiply_add<Element>(a[j], scale, twice(shifts_, j % 2)) : multiply<Element>(a[j], scale);
       }
     }
   }

@@ -33,12 +33,12 @@ struct U4 {
       const std::uint32_t upper = multiply_add<Element>(pair, kLessQuarter, 0xC200C200u);  // - 32
       const std::uint32_t lower =
           kFractional ? add<Element>(upper, 0x42004200u) : multiply<Element>(pair, kLessQuarter);  // + 32
-      return {twice_low(upper), twice_high(lower), multiply_add<Element>(pair, kQuarter, lower)};
+      return {twice(upper, 0), twice(lower, 1), multiply_add<Element>(pair, kQuarter, lower)};
     } else {
       const std::uint32_t upper = add<Element>(pair, 0x64006400u);  // + 1024
       const std::uint32_t lower =
           kFractional ? subtract<Element>(0x63806380u, upper) : subtract<Element>(0xD400D400u, pair);  // 960 -, - 64 -
-      return {twice_low(upper), twice_high(lower), subtract<Element>(pair, subtract<Element>(upper, 0x64006400u))};
+      return {twice(upper, 0), twice(lower, 1), subtract<Element>(pair, subtract<Element>(upper, 0x64006400u))};
     }
   }
 

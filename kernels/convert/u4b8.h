@@ -67,8 +67,8 @@ struct U4b8 : WithoutZeroPoints {
     CUTE_UNROLL
     for (int j = 0; j < 4; j += 2) {
       const std::uint32_t nibbles = words.word[step] >> (4 * j);
-      a[j] = scales.upper(mask_xor<0x000F000Fu, 0x00080008u>(nibbles));
-      a[j + 1] = scales.lower(mask_xor<0x00F000F0u, 0x00800080u>(nibbles));
+      a[j] = scales(mask_xor<0x000F000Fu, 0x00080008u>(nibbles), 0);
+      a[j + 1] = scales(mask_xor<0x00F000F0u, 0x00800080u>(nibbles), 1);
     }
   }
 

@@ -30,7 +30,7 @@ struct U8 {
     constexpr float kUnit = kCodeUnit<Element>;
     const std::uint32_t numbers = kIsBf16<Element> ? pack<Element>(-kUnit * whole[0], -kUnit * whole[1])
                                                    : pack<Element>(1024 + whole[0], 1024 + whole[1]);
-    return {twice_low(numbers), twice_high(numbers),
+    return {twice(numbers, 0), twice(numbers, 1),
             pack<Element>(kUnit * (zero[0] - whole[0]), kUnit * (zero[1] - whole[1]))};
   }
 

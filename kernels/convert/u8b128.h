@@ -48,9 +48,7 @@ struct U8b128 : OperandBytes {
   }
   CUTE_HOST_DEVICE static void decode_folded(const Words<8>& words, int step, const FoldedScales& scales,
                                              std::uint32_t (&a)[4]) {
-    for_each_pair<0>(words, step, [&](int j, std::uint32_t codes) {
-      a[j] = j % 2 == 0 ? scales.upper(codes) : scales.lower(codes);
-    });
+    for_each_pair<0>(words, step, [&](int j, std::uint32_t codes) { a[j] = scales(codes, j % 2); });
   }
 
  private:
