@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "kernels/convert/folded.h"
-#include "kernels/convert/upper_bytes.h"
+#include "kernels/convert/halves.h"
 
 namespace machete::convert {
 
@@ -15,12 +15,13 @@ struct E4m3 : OperandBytes {
 
   /// A k16 step of a lane's words (kernels/layout) to the four operand registers, exactly, two values each.
   ///
-  /// A code's exponent and mantissa are moved to where the wider type has its own; the difference of the exponents'
-  /// biases is a power of two, which one multiplication adds, for subnormal codes as well.
+  /// f16 by the card's own conversion, which bf16 has not. There exponent and mantissa are moved to where the wider
+  /// type has its own; the difference of the exponents' biases is a power of two, which one multiplication adds, for
+  /// subnormal codes as well.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
-    decode_upper_bytes(words, step, a, [](std::uint32_t codes) {
-      return multiply<Element>(moved<Element>(codes), kIsBf16<Element> ? 0x7B807B80u : 0x5C005C00u);  // 2^120, 2^8
+    decode_halves(words, step, a, [](std::uint32_t word, int which) {
+      return kIsBf16<Element> ? multiply<Element>(moved(word, which), 0x7B807B80u) : to_f16(word, which);  // 2^120
     });
   }
 
@@ -30,16 +31,30 @@ struct E4m3 : OperandBytes {
   }
   CUTE_HOST_DEVICE static void decode_folded(const Words<8>& words, int step, const FoldedScales& scales,
                                              std::uint32_t (&a)[4]) {
-    decode_upper_bytes(words, step, a, [](std::uint32_t codes) { return moved<Bf16>(codes); });
+    decode_halves(words, step, a, moved);
     scales.multiply_all(a);
   }
 
  private:
-  /// Two codes, each in the upper byte of a half, as numbers of the wider type: 2^-120 (bf16) or 2^-8 of their own.
-  template <class Element>
-  CUTE_HOST_DEVICE static std::uint32_t moved(std::uint32_t codes) {
-    return kIsBf16<Element> ? mask_or<0x80008000u>(codes, codes >> 4 & 0x07F007F0u)
-                            : mask_or<0x80008000u>(codes, codes >> 1 & 0x3F803F80u);
+  /// Two codes, half 0 of the word's lower bytes.
+  CUTE_HOST_DEVICE static std::uint32_t to_f16(std::uint32_t word, int half) {
+#if defined(__CUDA_ARCH__)
+    std::uint16_t halves[2];
+    asm("mov.b32 {%0, %1}, %2;" : "=h"(halves[0]), "=h"(halves[1]) : "r"(word));
+    std::uint32_t result;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(result) : "h"(halves[half]));
+    return result;
+#else
+    const auto value = [&](int byte) {
+      return static_cast<float>(cutlass::float_e4m3_t::bitcast(static_cast<std::uint8_t>(word >> (8 * byte))));
+    };
+    return pack<cutlass::half_t>(value(2 * half), value(2 * half + 1));
+#endif
+  }
+
+  /// Two codes as numbers of bf16, 2^-120 of their own.
+  CUTE_HOST_DEVICE static std::uint32_t moved(std::uint32_t word, int half) {
+    return move_signed_bytes<4, 0x87F087F0u>(word, half);
   }
 };
 

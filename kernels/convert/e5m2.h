@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "kernels/convert/folded.h"
-#include "kernels/convert/upper_bytes.h"
+#include "kernels/convert/halves.h"
 
 namespace machete::convert {
 
@@ -18,8 +18,9 @@ struct E5m2 : WithoutZeroPoints {
   /// difference of the biases is a power of two, which one multiplication adds, for subnormal codes too.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, Zeros<Element>, std::uint32_t (&a)[4]) {
-    decode_upper_bytes(words, step, a, [](std::uint32_t codes) {
-      return kIsBf16<Element> ? multiply<Element>(moved(codes), 0x77807780u) : codes;  // 2^112
+    decode_halves(words, step, a, [](std::uint32_t word, int which) {
+      if constexpr (kIsBf16<Element>) return multiply<Element>(moved(word, which), 0x77807780u);  // 2^112
+      return which == 0 ? permute_bytes<0x1404>(word, 0) : permute_bytes<0x3424>(word, 0);
     });
   }
 
@@ -29,14 +30,14 @@ struct E5m2 : WithoutZeroPoints {
   }
   CUTE_HOST_DEVICE static void decode_folded(const Words<8>& words, int step, const FoldedScales& scales,
                                              std::uint32_t (&a)[4]) {
-    decode_upper_bytes(words, step, a, [](std::uint32_t codes) { return moved(codes); });
+    decode_halves(words, step, a, moved);
     scales.multiply_all(a);
   }
 
  private:
-  /// As numbers of bf16, 2^-112 of their own.
-  CUTE_HOST_DEVICE static std::uint32_t moved(std::uint32_t codes) {
-    return mask_or<0x80008000u>(codes, codes >> 3 & 0x0FE00FE0u);
+  /// Two codes as numbers of bf16, 2^-112 of their own.
+  CUTE_HOST_DEVICE static std::uint32_t moved(std::uint32_t word, int half) {
+    return move_signed_bytes<5, 0x8FE08FE0u>(word, half);
   }
 };
 
