@@ -16,12 +16,8 @@ __device__ inline float reciprocal_fast(float x) {
 }
 inline constexpr float kLog2E = 1.44269504f;
 
-/// x / (1 + exp(-t)), by an exponential that cannot overflow and the reciprocal of a number from 1 to 2: no slow path.
-/// What is below 2^-118 may become 0.
-__device__ inline float gate(float x, float t) {
-  const float e = exp2_fast(-kLog2E * fabsf(t));
-  return x * (t < 0 ? e : 1.f) * reciprocal_fast(1.f + e);
-}
+/// x / (1 + exp(-t)). Where the exponential overflows its reciprocal is 0, and what is below 2^-118 may become it.
+__device__ inline float gate(float x, float t) { return x * reciprocal_fast(1.f + exp2_fast(-kLog2E * t)); }
 __device__ inline float silu(float x) { return gate(x, x); }
 
 /// x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u))

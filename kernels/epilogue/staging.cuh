@@ -96,7 +96,9 @@ struct Staging {
       if (source.there()) fetch(source, fragment, residual);
       Values sums;
 #pragma unroll
-      for (int f = 0; f < LaneOfTile::kFragment; ++f) sums[f] = store.factor * sum(accumulators, f / 8, f % 8);
+      for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+        sums[f] = (kHasFactor<Tree> ? 1.f : store.factor) * sum(accumulators, f / 8, f % 8);
+      }
       callbacks.begin_loop(0, fragment);
       const Values values = callbacks.visit(sums, 0, 0, fragment);
       callbacks.end_loop(0, fragment);

@@ -118,8 +118,8 @@ struct Store {
                          const Inputs<kCount>& in) const {
     float y[kCount];
     const auto scaled = [&](int part, int i, float sum) {
-      return sum * factor * in.token_scale * in.channel_scale[part].value[i] +
-             static_cast<float>(in.bias[part].value[i]);
+      return fmaf(sum * in.token_scale, factor * in.channel_scale[part].value[i],
+                  static_cast<float>(in.bias[part].value[i]));
     };
 #pragma unroll
     for (int i = 0; i < kCount; ++i) y[i] = scaled(0, i, sums[i]);

@@ -11,6 +11,7 @@
 #include "kernels/epilogue/activation.cuh"
 #include "kernels/epilogue/lane.cuh"
 #include "kernels/epilogue/operands.h"
+#include "kernels/epilogue/store.cuh"
 
 namespace machete::epilogue {
 
@@ -60,6 +61,7 @@ template <class Element>
 struct VectorParams {
   const Element* values;  // null: all are `missing`
   float missing;
+  float factor = 1;  // of either
 };
 
 /// One number for each row of W: values[N].
@@ -83,7 +85,7 @@ struct ChannelVector : Leaf<VectorParams<Element>> {
         for (int half = 0; half < 2; ++half) {
           const int channel = lane.channel(half, atom);
           const bool there = params.values != nullptr && channel >= 0;
-          value[atom][half] = there ? static_cast<float>(params.values[channel]) : params.missing;
+          value[atom][half] = params.factor * (there ? static_cast<float>(params.values[channel]) : params.missing);
         }
       }
     }
@@ -102,19 +104,23 @@ struct ChannelVector : Leaf<VectorParams<Element>> {
   }
 };
 
-/// One number for each token: values[M]. Those of a fragment are fetched while the one before is stored.
-struct TokenVector : Leaf<VectorParams<float>> {
-  using Leaf<VectorParams<float>>::Leaf;
+struct TokenParams {
+  const float* values;  // [M]; null: all are 1
+};
+
+/// x times one number for each token. Those of a fragment are fetched while the one before is stored.
+struct TokenScale : Leaf<TokenParams> {
+  using Leaf<TokenParams>::Leaf;
 
   template <class Lane>
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
     using Tokens = cutlass::Array<float, Lane::kFragment / 2 / Lane::kAtoms>;  // token of a pair + 2 (octet) + 4 (step)
 
-    VectorParams<float> params;
+    TokenParams params;
     Lane lane;
     Tokens tokens;
 
-    CUTLASS_DEVICE Callbacks(const VectorParams<float>& p, const Lane& l) : params(p), lane(l) {}
+    CUTLASS_DEVICE Callbacks(const TokenParams& p, const Lane& l) : params(p), lane(l) {}
 
     CUTLASS_DEVICE void begin() {
       if (params.values != nullptr) fetch(0);  // the same for all lanes, here and below
@@ -123,12 +129,14 @@ struct TokenVector : Leaf<VectorParams<float>> {
       if (params.values != nullptr) fetch(fragment + 1);
     }
     template <class Accumulator, int kSize>
-    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int) const {
+    CUTLASS_DEVICE Fragment<Lane> visit(const cutlass::Array<Accumulator, kSize>&, int, int, int,
+                                        const Fragment<Lane>& x) const {
+      if (params.values == nullptr) return x;
       Fragment<Lane> result;
-      result.fill(params.missing);
-      if (params.values == nullptr) return result;
       CUTLASS_PRAGMA_UNROLL
-      for (int f = 0; f < Lane::kFragment; ++f) result[f] = tokens[f / 8 / Lane::kAtoms * 4 + f / 4 % 2 * 2 + f % 2];
+      for (int f = 0; f < Lane::kFragment; ++f) {
+        result[f] = x[f] * tokens[f / 8 / Lane::kAtoms * 4 + f / 4 % 2 * 2 + f % 2];
+      }
       return result;
     }
 
@@ -206,26 +214,33 @@ struct NoTree {
 
 /// acc * token_scale * channel_scale + bias, of which any may be absent.
 template <class Element>
-using LinearTree = fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>,
-                                   fusion::Sm90EVT<Compute<cutlass::multiplies>, fusion::Sm90AccFetch, TokenVector>,
-                                   ChannelVector<float>, ChannelVector<Element>>;
+using LinearTree =
+    fusion::Sm90EVT<Compute<cutlass::homogeneous_multiply_add>, fusion::Sm90EVT<TokenScale, fusion::Sm90AccFetch>,
+                    ChannelVector<float>, ChannelVector<Element>>;
 
 /// The named epilogues (machete/epilogue.h), whose steps may all be absent but for the last, which comes with the
 /// rounding: activation(acc * token_scale * channel_scale + bias) + residual.
 template <class Element>
-struct NamedTree {
-  using Tree = fusion::Sm90EVT<Compute<AddStep>, fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element>>,
-                               fusion::Sm90SrcFetch<Element>>;
+using NamedTree = fusion::Sm90EVT<Compute<AddStep>, fusion::Sm90EVT<Compute<ActivationStep>, LinearTree<Element>>,
+                                  fusion::Sm90SrcFetch<Element>>;
 
-  static typename Tree::Params params(const Operands& o) {
-    const auto* bias = static_cast<const Element*>(o.bias);
-    return Tree::to_underlying_arguments(
-        0,
-        {{{{{}, {o.token_scale, 1.f}, {}}, {o.channel_scale, 1.f}, {bias, 0.f}, {}}, {o.activation}},
-         {},
-         {o.residual != nullptr}},
-        nullptr);
-  }
-};
+template <class Element>
+typename NamedTree<Element>::Params params_of_named(const Store<Element>& store) {
+  const Operands& o = store.operands;
+  const auto* bias = static_cast<const Element*>(o.bias);
+  return NamedTree<Element>::to_underlying_arguments(
+      0,
+      {{{{{}, {o.token_scale}}, {o.channel_scale, 1.f, store.factor}, {bias, 0.f}, {}}, {o.activation}},
+       {},
+       {o.residual != nullptr}},
+      nullptr);
+}
+
+/// Whether a tree has Store::factor among its scales, which saves a multiplication of every sum. Others get sums that
+/// are multiplied.
+template <class Tree>
+inline constexpr bool kHasFactor = false;
+template <class Element>
+inline constexpr bool kHasFactor<NamedTree<Element>> = true;
 
 }  // namespace machete::epilogue

@@ -19,7 +19,12 @@ int prepare() {
   constexpr int kBytes = sizeof(typename Config::SharedStorage);
   const int status = kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, epilogue::NoTree>), kBytes);
   if (status != 0) return status;
-  return kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, typename NamedTree<Config>::Tree>), kBytes);
+  return kernels::prepare(reinterpret_cast<const void*>(&gemm<Config, NamedTree<Config>>), kBytes);
+}
+
+template <class Config>
+epilogue::Store<typename Config::Element> store_of(const kernels::Launch& launch) {
+  return kernels::store_of<typename Config::Element>(launch, ConsumerOf<Config>::kCodeUnit);
 }
 
 template <class Config>
@@ -37,7 +42,7 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
   if (!encode_tensor_maps<Config>(launch, params.groups, params.source, &params.maps)) return cudaErrorInvalidValue;
   params.fractional_zero_points = launch.fractional_zero_points;
   params.fast_accumulation = launch.fast_accumulation;
-  params.store = kernels::store_of<typename Config::Element>(launch, ConsumerOf<Config>::kCodeUnit);
+  params.store = store_of<Config>(launch);
   params.tree = tree;
   params.raster = {kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN),
                    kernels::ceil_div(launch.m, Config::kTileM)};
@@ -53,8 +58,8 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
 template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   if (launch.rounds_only()) return launch_with<Config, epilogue::NoTree>({}, launch, stream);
-  using Tree = typename NamedTree<Config>::Tree;
-  return launch_with<Config, Tree>(NamedTree<Config>::params(launch.epilogue), launch, stream);
+  const auto tree = epilogue::params_of_named(store_of<Config>(launch));
+  return launch_with<Config, NamedTree<Config>>(tree, launch, stream);
 }
 
 template <class Config>

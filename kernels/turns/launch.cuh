@@ -18,7 +18,13 @@ int prepare() {
   constexpr int kBytes = sizeof(typename Config::SharedStorage);
   const int status = kernels::prepare(reinterpret_cast<const void*>(&turns<Config, epilogue::NoTree>), kBytes);
   if (status != 0) return status;
-  return kernels::prepare(reinterpret_cast<const void*>(&turns<Config, typename NamedTree<Config>::Tree>), kBytes);
+  return kernels::prepare(reinterpret_cast<const void*>(&turns<Config, NamedTree<Config>>), kBytes);
+}
+
+template <class Config>
+epilogue::Store<typename Config::Element> store_of(const kernels::Launch& launch) {
+  constexpr float kCodeUnit = Config::Converter::template kCodeUnit<typename Config::Activation>;
+  return kernels::store_of<typename Config::Element>(launch, kCodeUnit);
 }
 
 template <class Config, class Tree>
@@ -30,8 +36,7 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
     return cudaErrorInvalidValue;
   }
   params.tree = tree;
-  params.store = kernels::store_of<typename Config::Element>(
-      launch, Config::Converter::template kCodeUnit<typename Config::Activation>);
+  params.store = store_of<Config>(launch);
   params.tiles = kernels::ceil_div(launch.shape.packed_rows(), Config::kTileN);
   params.share = share_of(params.tiles, launch.sms);
   params.turns = kernels::ceil_div(launch.shape.k, Config::kTileK);
@@ -46,8 +51,8 @@ int launch_with(const typename Tree::Params& tree, const kernels::Launch& launch
 template <class Config>
 int launch(const kernels::Launch& launch, void* stream) {
   if (launch.rounds_only()) return launch_with<Config, epilogue::NoTree>({}, launch, stream);
-  using Tree = typename NamedTree<Config>::Tree;
-  return launch_with<Config, Tree>(NamedTree<Config>::params(launch.epilogue), launch, stream);
+  const auto tree = epilogue::params_of_named(store_of<Config>(launch));
+  return launch_with<Config, NamedTree<Config>>(tree, launch, stream);
 }
 
 template <class Config>
