@@ -31,7 +31,10 @@ def weight_types() -> dict[str, WeightType]:
 
 
 def kernels() -> list[tuple[str, ...]]:
-    """Set, family, weight type, activation type, tile and number, with those of types that are like others."""
+    """Set, family, weight type, activation type (s8/f16 with scales of f16), tile and number.
+
+    With those of types that are like others.
+    """
     lines = [tuple(words) for words in _lines() if words[0] != "type"]
     for known in weight_types().values():
         lines += [("all", family, known.name, a_type, *tile) for _, family, w_type, a_type, *tile in lines

@@ -18,6 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 WEIGHTS = weight_types()
 ACTIVATIONS = ("bf16", "f16", "s8", "e4m3")
 NARROW = ("s8", "e4m3")
+# Activation types with those of scales and of 16-bit outputs.
+PAIRS = (("bf16", "bf16"), ("f16", "f16"), ("s8", "bf16"), ("s8", "f16"), ("e4m3", "bf16"), ("e4m3", "f16"))
 FAMILIES = ("gemm", "batch", "turns", "decode")
 SAMPLED = (-1, 16, 32, 48, 64, 96, 128, 256)  # the group sizes that `machete list` asks a kernel about
 HEAD = "weights activations outputs backend family built tokens groups epilogues speed".split()
@@ -28,10 +30,12 @@ def meets(w_type: str, a_type: str) -> bool:
 
 
 def manifest() -> dict[tuple, dict]:
-    """By weight type, activation type and family: the names in each set, and the most tokens."""
+    """By weight type, activation type, scale type and family: the names in each set, and the most tokens."""
     found: dict[tuple, dict] = {}
-    for where, family, weight, a_type, tile, *number in manifest_kernels():
-        row = found.setdefault((weight, a_type, family), {"default": set(), "all": set(), "tokens": 0})
+    for where, family, weight, types, tile, *number in manifest_kernels():
+        a_type, _, scale_type = types.partition("/")
+        scale_type = scale_type or ("bf16" if a_type in NARROW else a_type)
+        row = found.setdefault((weight, a_type, scale_type, family), {"default": set(), "all": set(), "tokens": 0})
         row[where].add(f"{family}_{tile}" + ("w16" if family == "batch" and number == ["16"] else ""))
         row["tokens"] = max(row["tokens"], int(tile.split("x")[1]))
     return found
@@ -50,9 +54,10 @@ def step(a_type: str, family: str) -> int:
     return 128 if family == "decode" else 32 if a_type in NARROW or family == "turns" else 16
 
 
-def outputs(a_type: str, family: str) -> str:
-    narrow = "bf16" if a_type in NARROW else a_type
-    return f"`{narrow}`" if family == "decode" else f"`{narrow}`, `f32`, `e4m3`"
+def outputs(a_type: str, scale_type: str, family: str) -> str:
+    """Beside 8-bit activations outputs of f32 and e4m3 have scales of bf16."""
+    alone = family == "decode" or (a_type in NARROW and scale_type == "f16")
+    return f"`{scale_type}`" if alone else f"`{scale_type}`, `f32`, `e4m3`"
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -65,9 +70,9 @@ def rows() -> list[tuple[str, ...]]:
                 result.append((f"`{w_type}`", f"`{a_type}`", every, "cpu", "cpu", "always", "any",
                                "-1, any multiple of 16", "all", "cpu"))  # fmt: skip
     for w_type in WEIGHTS:
-        for a_type in ACTIVATIONS:
+        for a_type, scale_type in PAIRS:
             for family in FAMILIES:
-                row = kernels.get((WEIGHTS[w_type].runs_as, a_type, family))
+                row = kernels.get((WEIGHTS[w_type].runs_as, a_type, scale_type, family))
                 if row is None or not meets(w_type, a_type):
                     continue
                 built = ", ".join(f"{where}: {len(row[where])}" for where in ("default", "all") if row[where])
@@ -76,7 +81,7 @@ def rows() -> list[tuple[str, ...]]:
                 if family == "turns":
                     groups += " but odd ones of 64 beyond it"  # which end within a turn of 128 k
                 speed = "measured" if (w_type, a_type, family) in measured else "model"
-                result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, family), "cuda", family, built, tokens,
+                result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, scale_type, family), "cuda", family, built, tokens,
                                groups, "none" if family == "decode" else "all", speed))  # fmt: skip
     return result
 
@@ -114,11 +119,13 @@ def contradictions(built: list[dict]) -> list[str]:
     served: dict[tuple, list[dict]] = {}
     for kernel in built:
         family = kernel["name"].split("_")[0]
-        served.setdefault((kernel["w_type"], kernel["a_type"], family), []).append(kernel)
-    for (w_type, a_type, family), kernels in served.items():
-        what = f"{w_type} x {a_type} {family}"
+        key = (kernel["w_type"], kernel["a_type"], kernel["scale_type"], family)
+        served.setdefault(key, []).append(kernel)
+    for (w_type, a_type, scale_type, family), kernels in served.items():
+        what = f"{w_type} x {a_type} {family} with scales of {scale_type}"
         names = {kernel["name"] for kernel in kernels}
-        row = known.get((WEIGHTS[w_type].runs_as, a_type, family), {"default": set(), "all": set(), "tokens": 0})
+        key = (WEIGHTS[w_type].runs_as, a_type, scale_type, family)
+        row = known.get(key, {"default": set(), "all": set(), "tokens": 0})
         if family != "cpu" and not names <= row["default"] | row["all"]:
             wrong.append(f"{what}: {sorted(names - row['default'] - row['all'])} are not in the manifest")
         sizes = {size for kernel in kernels for size in kernel["group_sizes"]}

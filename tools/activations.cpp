@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <set>
 
 #include "machete/linear.h"
 #include "reference/numeric.h"
@@ -64,12 +63,17 @@ std::vector<Activations> activations_of(const formats::Checkpoint& checkpoint, c
   const bool exact_in_bf16 = is_exact_in(DataType::kBf16, checkpoint, layer, parts);
   const bool exact_in_f16 = is_exact_in(DataType::kF16, checkpoint, layer, parts);
   std::vector<Activations> result;
-  std::set<std::pair<Backend, DataType>> seen;
   for (const KernelInfo& kernel : list_kernels()) {
-    if (!serves(kernel, layer) || !seen.insert({kernel.backend, kernel.a_type}).second) continue;
-    // Scales are held in the type of 16-bit activations, beside 8-bit ones in bf16.
-    const bool exact = kernel.a_type == DataType::kF16 ? exact_in_f16 : exact_in_bf16;
-    result.push_back({kernel.backend, kernel.a_type, !exact});
+    if (!serves(kernel, layer)) continue;
+    const bool exact = kernel.scale_type == DataType::kF16 ? exact_in_f16 : exact_in_bf16;
+    const auto known = std::find_if(result.begin(), result.end(), [&](const Activations& each) {
+      return each.backend == kernel.backend && each.type == kernel.a_type;
+    });
+    if (known == result.end()) {
+      result.push_back({kernel.backend, kernel.a_type, !exact});
+    } else {
+      known->rounds_scales = known->rounds_scales && !exact;
+    }
   }
   return result;
 }

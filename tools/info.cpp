@@ -63,6 +63,7 @@ Json to_json(const Facts& facts) {
                                {"backend", name_of(kernel.backend)},
                                {"w_type", name_of(kernel.w_type)},
                                {"a_type", name_of(kernel.a_type)},
+                               {"scale_type", name_of(kernel.scale_type)},
                                {"registers", kernel.registers},
                                {"shared_memory", kernel.shared_memory}});
   }
@@ -99,11 +100,17 @@ void print(const Facts& facts) {
   }
 
   fmt::print("\n");
-  Table kernels(
-      {{"kernel", Align::kLeft}, {"on", Align::kLeft}, {"weights"}, {"activations"}, {"registers"}, {"shared memory"}});
+  Table kernels({{"kernel", Align::kLeft},
+                 {"on", Align::kLeft},
+                 {"weights"},
+                 {"activations"},
+                 {"scales"},
+                 {"registers"},
+                 {"shared memory"}});
   for (const KernelInfo& kernel : facts.kernels) {
     kernels.row({kernel.name, std::string(name_of(kernel.backend)), std::string(name_of(kernel.w_type)),
-                 std::string(name_of(kernel.a_type)), kernel.registers == 0 ? "" : fmt::format("{}", kernel.registers),
+                 std::string(name_of(kernel.a_type)), std::string(name_of(kernel.scale_type)),
+                 kernel.registers == 0 ? "" : fmt::format("{}", kernel.registers),
                  kernel.shared_memory == 0 ? "" : human_bytes(kernel.shared_memory)});
   }
   kernels.print();

@@ -29,6 +29,7 @@ void list_all(bool json) {
                       {"backend", name_of(kernel.backend)},
                       {"w_type", name_of(kernel.w_type)},
                       {"a_type", name_of(kernel.a_type)},
+                      {"scale_type", name_of(kernel.scale_type)},
                       {"max_m", kernel.max_m},
                       {"group_sizes", kernel.group_sizes},
                       {"epilogues", kernel.epilogues}});
@@ -36,10 +37,10 @@ void list_all(bool json) {
     fmt::print("{}\n", Json{{"kernels", list}}.dump(2));
     return;
   }
-  Table table({{"kernel", Align::kLeft}, {"on", Align::kLeft}, {"weights"}, {"activations"}});
+  Table table({{"kernel", Align::kLeft}, {"on", Align::kLeft}, {"weights"}, {"activations"}, {"scales"}});
   for (const KernelInfo& kernel : kernels) {
     table.row({kernel.name, std::string(name_of(kernel.backend)), std::string(name_of(kernel.w_type)),
-               std::string(name_of(kernel.a_type))});
+               std::string(name_of(kernel.a_type)), std::string(name_of(kernel.scale_type))});
   }
   table.print();
 }

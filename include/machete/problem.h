@@ -15,8 +15,8 @@ struct Problem {
   // Of the activations: bf16 or f16 with any weight; s8 with u4b8, s4, u8b128, s8; e4m3 with u4b8, s4, e2m1, e4m3. The
   // scales of 8-bit activations are the epilogue's token_scale (quantize_tokens makes both).
   DataType a_type = DataType::kBf16;
-  // Of the output: that of 16-bit activations, else bf16 or f16; or f32; or e4m3, which saturates at +-448, with the
-  // epilogue's output_scale or without. On the CPU any of these.
+  // Of the output: that of 16-bit activations, else bf16 or f16 (on CUDA in builds with MACHETE_INSTANCES=all); or f32;
+  // or e4m3, which saturates at +-448, with the epilogue's output_scale or without. On the CPU any of these.
   DataType d_type = DataType::kBf16;
   WeightType w_type = WeightType::kU4b8;
   std::int64_t group_size =

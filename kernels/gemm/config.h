@@ -9,12 +9,18 @@ namespace machete::gemm {
 
 using namespace cute;  // NOLINT(google-build-using-namespace)
 
+/// Of scales and the output, unless said otherwise.
+template <class Activation>
+using ElementOf = std::conditional_t<sizeof(Activation) == 1, cutlass::bfloat16_t, Activation>;
+
 /// Everything a GEMM kernel knows at compile time.
-template <class Activation_, class Converter_, int kTileN_, int kTileM_, int kTileK_, int kStages_>
+template <class Activation_, class Converter_, int kTileN_, int kTileM_, int kTileK_, int kStages_,
+          class Element_ = ElementOf<Activation_>>
 struct Config {
   using Activation = Activation_;  // and the MMA's operands
   static constexpr bool kBytes = sizeof(Activation) == 1;
-  using Element = std::conditional_t<kBytes, cutlass::bfloat16_t, Activation>;  // of scales and the output
+  using Element = Element_;  // of scales and the output, 16 bits
+  static_assert(kBytes || std::is_same_v<Element, Activation>);
   using Converter = Converter_;                                                 // kernels/convert
   static constexpr int kTileN = kTileN_;
   static constexpr int kTileM = kTileM_;

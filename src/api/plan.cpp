@@ -181,6 +181,7 @@ KernelInfo describe(const kernels::Kernel& kernel, WeightType w_type) {
   info.backend = Backend::kCuda;
   info.w_type = w_type;
   info.a_type = kernel.a_type;
+  info.scale_type = kernel.scale_type;
   info.max_m = kernel.family == kernels::Family::kGemm ? 0 : kernel.tile.m;
   for (const std::int64_t size : kGroupSizes) {
     if (kernel.refusal(packing::shape_of(4096, 4096, size, bits_of(w_type), false, bits_of(kernel.a_type)), 1) ==
@@ -257,6 +258,7 @@ std::vector<KernelInfo> list_kernels() {
       info.name = kCpuSchedule;
       info.w_type = w_type;
       info.a_type = a_type;
+      if (bits_of(a_type) == 16) info.scale_type = a_type;
       info.group_sizes.assign(std::begin(kGroupSizes), std::end(kGroupSizes));
       kernels.push_back(info);
     }

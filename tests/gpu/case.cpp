@@ -63,9 +63,15 @@ Problem make_problem(DataType type, std::int64_t m, std::int64_t n, std::int64_t
   return problem;
 }
 
-bool served(const Pair& pair) {
-  Problem problem = make_problem(pair.a_type, 1, 64, 64);
+Problem make_problem(const Pair& pair, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size) {
+  Problem problem = make_problem(pair.a_type, m, n, k, group_size);
   problem.w_type = pair.w_type;
+  if (bits_of(pair.a_type) == 8) problem.d_type = pair.d_type;
+  return problem;
+}
+
+bool served(const Pair& pair) {
+  const Problem problem = make_problem(pair, 1, 64, 64);
   const auto choices = list_schedules(problem, on_cuda());  // an error where no activations of the type meet the weight
   return choices.ok() && !choices->empty();
 }

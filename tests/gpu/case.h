@@ -51,7 +51,11 @@ inline constexpr DataType kEveryActivationType[] = {DataType::kBf16, DataType::k
 struct Pair {
   WeightType w_type;
   DataType a_type;
+  DataType d_type = DataType::kBf16;  // and of scales, beside 8-bit activations
 };
+
+/// A problem of the pair's types.
+Problem make_problem(const Pair& pair, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size = 128);
 
 /// Whether this build has kernels for the pair.
 bool served(const Pair& pair);

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "machete/machete.h"
+#include "tests/gpu/case.h"
 
 namespace machete::tests {
 
@@ -14,16 +15,20 @@ namespace machete::tests {
 class Coverage {
  public:
   void add(const Problem& problem, const std::string& schedule) {
-    ran_.insert({problem.w_type, problem.a_type, kernel_of(problem, schedule)});
+    ran_.insert({problem.w_type, problem.a_type, problem.scale_type(), kernel_of(problem, schedule)});
   }
 
-  /// Fails for each kernel of the two types that is compiled and was not added.
-  void expect_all(WeightType w_type, DataType a_type) const {
+  /// Fails for each kernel of the pair that is compiled and was not added.
+  void expect_all(const Pair& pair) const {
+    const DataType scale_type = make_problem(pair, 1, 1, 1).scale_type();
     for (const KernelInfo& kernel : list_kernels()) {
-      if (kernel.backend != Backend::kCuda || kernel.w_type != w_type || kernel.a_type != a_type) continue;
-      EXPECT_TRUE(ran_.count({w_type, kernel.a_type, kernel.name}) > 0)
-          << kernel.name << " of " << name_of(kernel.a_type) << " x " << name_of(w_type)
-          << " is compiled but never ran";
+      if (kernel.backend != Backend::kCuda || kernel.w_type != pair.w_type || kernel.a_type != pair.a_type ||
+          kernel.scale_type != scale_type) {
+        continue;
+      }
+      EXPECT_TRUE(ran_.count({pair.w_type, pair.a_type, scale_type, kernel.name}) > 0)
+          << kernel.name << " of " << name_of(pair.a_type) << " x " << name_of(pair.w_type) << " with scales of "
+          << name_of(scale_type) << " is compiled but never ran";
     }
   }
 
@@ -39,7 +44,7 @@ class Coverage {
     return longest;
   }
 
-  std::set<std::tuple<WeightType, DataType, std::string>> ran_;
+  std::set<std::tuple<WeightType, DataType, DataType, std::string>> ran_;
 };
 
 }  // namespace machete::tests

@@ -68,7 +68,7 @@ TEST_F(Exactness, SmallIntegersThroughEverySchedule) {
       }
     }
   }
-  for (const DataType type : kActivationTypes) coverage.expect_all(WeightType::kU4b8, type);
+  for (const DataType type : kActivationTypes) coverage.expect_all({WeightType::kU4b8, type});
 }
 
 // Every number of tokens about the limits of the kernels for few, with edges that no tile shares.

@@ -24,15 +24,15 @@ std::vector<Pair> served_pairs() {
     for (const DataType a_type : kEveryActivationType) {
       const bool others = w_type == WeightType::kU4b8 && bits_of(a_type) == 16;
       if (!others && served({w_type, a_type})) pairs.push_back({w_type, a_type});
+      const Pair to_f16{w_type, a_type, DataType::kF16};
+      if (bits_of(a_type) == 8 && served(to_f16)) pairs.push_back(to_f16);
     }
   }
   return pairs;
 }
 
 Case case_of(const Pair& pair, std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t group_size) {
-  Case c{make_problem(pair.a_type, m, n, k, group_size)};
-  c.problem.w_type = pair.w_type;
-  return c;
+  return Case{make_problem(pair, m, n, k, group_size)};
 }
 
 class Types : public GpuTest {
@@ -108,7 +108,7 @@ TEST_F(Types, SmallIntegersThroughEverySchedule) {
       }
     }
   }
-  for (const Pair& pair : served_pairs()) coverage_.expect_all(pair.w_type, pair.a_type);
+  for (const Pair& pair : served_pairs()) coverage_.expect_all(pair);
 }
 
 TEST_F(Types, Bounds) {
