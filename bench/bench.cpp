@@ -97,6 +97,7 @@ class Session {
   Status show_timeline(const Suite& suite, const Stage& stage, const std::vector<Plan>& plans);
 
   Result<std::vector<Plan>> plans_for(const RotatedWeight& weight, const Problem& problem);
+  Result<std::vector<Plan>> plain_plans(const std::vector<Plan>& plans);
   Status check(const Plan& plan, const RotatedWeight& weight, const Stage& stage, Row& row);
   Status launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                        std::int64_t weight_copy, std::int64_t slot);
@@ -321,6 +322,22 @@ Result<std::vector<Plan>> Session::plans_for(const RotatedWeight& weight, const 
   return plans;
 }
 
+// The same schedules without the epilogue; none where there is no epilogue.
+Result<std::vector<Plan>> Session::plain_plans(const std::vector<Plan>& plans) {
+  std::vector<Plan> result;
+  if (options_.epilogue.plain()) return result;
+  for (const Plan& with : plans) {
+    Problem problem = with.problem();
+    problem.epilogue = {};
+    problem.d_type = problem.scale_type();
+    problem.ldd = problem.ldc = 0;
+    Result<Plan> plan = machete::plan(problem, plan_options(with.schedule()));
+    if (!plan.ok()) return plan.status();
+    result.push_back(std::move(*plan));
+  }
+  return result;
+}
+
 Status Session::launch_cublas(const Problem& problem, const RotatedWeight& weight, const Stage& stage,
                               std::int64_t weight_copy, std::int64_t slot) {
   return cublas_->run(problem.a_type, problem.m, problem.n, problem.k, stage.activations[slot],
@@ -350,7 +367,11 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
   const Result<std::vector<Plan>> plans = plans_for(weight, problem);
   if (!plans.ok()) return plans.status();
   if (plans->empty()) return {};
-  if (Status status = runner_.reserve_workspace(*plans); !status.ok()) return status;
+  const Result<std::vector<Plan>> plain = plain_plans(*plans);
+  if (!plain.ok()) return plain.status();
+  for (const auto* some : {&plans, &plain}) {
+    if (Status status = runner_.reserve_workspace(**some); !status.ok()) return status;
+  }
 
   std::vector<Row> rows;
   std::vector<Contender> contenders;
@@ -371,6 +392,7 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
     rows.push_back(std::move(row));
     contenders.push_back(runner_.contender(plan, weight, stage));
   }
+  for (const Plan& plan : *plain) contenders.push_back(runner_.contender(plan, weight, stage));
   if (cublas_) {
     contenders.push_back({[&](std::int64_t i, cudaStream_t) { return launch_cublas(problem, weight, stage, i, i); }});
   }
@@ -384,6 +406,7 @@ Status Session::time_linear(const Suite& suite, const RotatedWeight& weight, con
     Row& row = rows[i];
     row.us = (*times)[i];
     if (cublas_) row.cublas_us = times->back();
+    if (!plain->empty()) row.plain_us = (*times)[rows.size() + i];
     row.read_floor_us = read_floor_us(bytes);
     row.tflops = flops / row.us / 1e6;
     row.gb_s = static_cast<double>(bytes) / row.us / 1e3;

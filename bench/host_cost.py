@@ -48,7 +48,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
         "the short way": lambda: call(x, weight.data),
         "the short way, out given": lambda: call(x, weight.data, out),
         "the short way, out given, of no tokens": lambda: call(none, weight.data, none),
-        "the library by tvm-ffi": lambda: native.linear(plans, x, weight.data, out, None, None),
+        "the library by tvm-ffi": lambda: native.linear(plans, x, weight.data, out, None, None, None),
         "... of which: the output's allocation": lambda: empty((SIZE, SIZE), (SIZE, 1), torch.bfloat16),
         "... of which: the module's call": lambda: idle(x),
     }

@@ -51,6 +51,7 @@ Json to_json(const Report& report) {
                     {"schedule", row.schedule},
                     {"us", number_unless(wrong, row.us)},
                     {"cublas_us", number(row.cublas_us)},
+                    {"plain_us", number(row.plain_us)},
                     {"read_floor_us", number(row.read_floor_us)},
                     {"tflops", number_unless(wrong, row.tflops)},
                     {"gb_s", number_unless(wrong, row.gb_s)},
@@ -118,10 +119,11 @@ void Printer::row(const Row& row) {
                "N", "K", "us", "cuBLAS", "x cuBLAS", "floor us", "floor", "TFLOP/s", "GB/s", "rel error", "schedule");
     table_ = table;
   }
-  fmt::print("{:<15}{:>6}{:>7}{:>7}{:>10.2f}{:>10}{:>9}{:>10.2f}{:>6.0f}%{:>9.1f}{:>9.0f}{:>11}  {}{}\n", row.name,
+  fmt::print("{:<15}{:>6}{:>7}{:>7}{:>10.2f}{:>10}{:>9}{:>10.2f}{:>6.0f}%{:>9.1f}{:>9.0f}{:>11}  {}{}{}\n", row.name,
              row.m, row.n, row.k, row.us, or_dash(row.cublas_us, "{:.2f}"),
              or_dash(ratio(row.cublas_us, row.us), "{:.2f}"), row.read_floor_us, 100 * row.read_floor_us / row.us,
              row.tflops, row.gb_s, or_dash(row.rel_error, "{:.2e}"), row.schedule,
+             row.plain_us ? fmt::format(", {:.3f} x plain", row.us / *row.plain_us) : "",
              row.fault.empty() ? "" : "  WRONG: " + row.fault);
   static_cast<void>(std::fflush(stdout));
 }

@@ -28,6 +28,7 @@ struct Row {
   std::string schedule;
   double us = 0;
   std::optional<double> cublas_us;
+  std::optional<double> plain_us;  // the same schedule without the epilogue
   double read_floor_us = 0;
   double tflops = 0;
   double gb_s = 0;

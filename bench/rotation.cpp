@@ -92,11 +92,15 @@ Status RotatedWeight::fill(std::uint64_t seed, cudaStream_t stream) {
   const Result<PackedWeight> first = prepack_into(canonical_, prepack_options, packed_[0], packed_bytes);
   if (!first.ok()) return first.status();
   if (status = copy_from_first(packed_, packed_bytes, stream); !status.ok()) return status;
-  packed_weights_.clear();
-  for (const void* copy : packed_.copies) {
-    // The arena owns the bytes.
-    packed_weights_.emplace_back(first->header(), options_.device,
-                                 std::shared_ptr<const void>(copy, [](const void*) {}));
+  PackedHeader header = first->header();
+  for (const bool swiglu : {false, true}) {
+    header.swiglu = swiglu ? 1 : 0;
+    auto& weights = packed_weights_[header.swiglu];
+    weights.clear();
+    for (const void* copy : packed_.copies) {
+      // The arena owns the bytes.
+      weights.emplace_back(header, options_.device, std::shared_ptr<const void>(copy, [](const void*) {}));
+    }
   }
 
   if (!options_.dense) return {};

@@ -49,8 +49,11 @@ class RotatedWeight {
 
   const Shape& shape() const { return shape_; }
   const QuantizedWeight& canonical() const { return canonical_; }
-  const PackedWeight& packed(std::int64_t i) const {
-    return packed_weights_[static_cast<std::size_t>(i) % packed_weights_.size()];
+  /// For plans with the epilogue swiglu or without. What is not packed so has the same bytes in the other order: the
+  /// time is right, the numbers are not.
+  const PackedWeight& packed(std::int64_t i, bool swiglu) const {
+    const auto& weights = packed_weights_[swiglu ? 1 : 0];
+    return weights[static_cast<std::size_t>(i) % weights.size()];
   }
   const void* dense(std::int64_t i) const { return dense_[i]; }
 
@@ -67,8 +70,8 @@ class RotatedWeight {
   std::int32_t* g_idx_ = nullptr;  // [K], where asked for
   QuantizedWeight canonical_;
   Rotation packed_;
-  std::vector<PackedWeight> packed_weights_;  // of packed_
-  Rotation dense_;                            // [N, K] of a_type
+  std::vector<PackedWeight> packed_weights_[2];  // of packed_: in the rows' own order, and for swiglu
+  Rotation dense_;                               // [N, K] of a_type
 };
 
 }  // namespace machete::bench

@@ -95,9 +95,10 @@ Status Runner::reserve_workspace(const std::vector<Plan>& plans) {
 
 Status Runner::launch(const Plan& plan, const RotatedWeight& weight, const Stage& stage, std::int64_t weight_copy,
                       std::int64_t slot, void* timeline) {
-  Arguments arguments = stage.operands;
+  const Epilogue& epilogue = plan.problem().epilogue;
+  Arguments arguments = epilogue.plain() ? Arguments() : stage.operands;
   arguments.a = stage.activations[slot];
-  arguments.weight = &weight.packed(weight_copy);
+  arguments.weight = &weight.packed(weight_copy, epilogue.activation == Activation::kSwiglu);
   arguments.d = stage.outputs[slot];
   return internal::run_recorded(plan, arguments, workspace_.data(), workspace_.size(), Stream(stream_.get()), timeline);
 }
