@@ -11,7 +11,7 @@ from torch.compiler import is_dynamo_compiling as is_compiling
 import machete.ops  # noqa: F401  # registers what `long_way` calls
 from machete._native import NAMES, name_of, native
 from machete.checkpoint import read_layer, write_layer
-from machete.product import How, Product, long_way, name_of_codes, product_of, way_of_codes
+from machete.product import Beside, How, Product, long_way, name_of_codes, product_of, way_of_codes
 from machete.tokens import activations_of, bits_of
 from machete.weight import PackedWeight, aligned, prepack, quantize
 
@@ -33,11 +33,11 @@ def linear(
 ) -> Tensor:
     """x [..., K] times the weight, transposed, plus bias [N]: [..., N] of the weight's dtype.
 
-    As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x has the dtype the
-    weight was packed for and lies on its device. The bias is added to the rounded product. Gradients flow to x and to
-    the bias. `schedule` forces one (`list_schedules` names them); `overlap`, `batch_invariant` and `fast_accumulation`
-    (of e4m3 activations) are the options of the C++ library. ValueError: shapes, dtypes or devices that do not fit;
-    NotImplementedError: what no kernel serves.
+    As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x and the bias have the
+    dtype the weight was packed for and lie on its device. The bias is added before the product is rounded, in the same
+    kernel. Gradients flow to x and to the bias. `schedule` forces one (`list_schedules` names them); `overlap`,
+    `batch_invariant` and `fast_accumulation` (of e4m3 activations) are the options of the C++ library. ValueError:
+    shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
 
     Where the weight was packed for 8-bit activations, x is quantised first (`quantize_tokens`) to `activations`, "e4m3"
     or "s8", which may be left out where the weight's type meets but one; gradients flow to x as if it were not. Or x
@@ -45,24 +45,22 @@ def linear(
 
     `out_dtype` of float32 leaves the sums as they are, of float8_e4m3fn rounds them to 8 bits, saturating at 448, for
     a next layer that reads such: the values of the output are its codes times `output_scale`, one float32 on x's
-    device, or 1. Outputs of 8 bits have neither bias nor gradients.
+    device, or 1. Outputs of 8 bits have no gradients.
     """
     if out is not None and torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         raise ValueError("out= does not record gradients; leave it out, or call under torch.no_grad()")
-    if bias is not None and out_dtype == torch.float8_e4m3fn:
-        raise ValueError(f"bias with out_dtype={out_dtype}: it is added to the rounded product; leave one of them out")
     data, result = weight.data, None
     options = (schedule, overlap, batch_invariant, activations, fast_accumulation, out_dtype)
     if token_scale is not None:
         codes = name_of_codes(x.dtype) if activations is None else activations
         how = weight.how(schedule, overlap, batch_invariant, codes, fast_accumulation, out_dtype)
-        result = way_of_codes(x, token_scale, data, how, out, output_scale)
-    elif output_scale is None and not is_compiling():
+        return way_of_codes(x, token_scale, data, how, Beside(out, output_scale, bias))
+    if output_scale is None and not is_compiling():
         product = product_of(*weight.how(*options)) if any(options) else weight._product
-        result = product.call(x, data) if out is None else product.call(x, data, out)
+        result = product.call(x, data, out, bias)
     if result is None:
-        result = long_way(x, data, weight.how(*options), out, output_scale)
-    return result if bias is None else result.add_(bias)
+        result = long_way(x, data, weight.how(*options), Beside(out, output_scale, bias))
+    return result
 
 
 class Linear(nn.Module):
@@ -218,10 +216,10 @@ class Linear(nn.Module):
             packed, bias = self._buffers["packed_weight"], self._parameters["bias"]  # a tenth of an attribute's cost
         except KeyError:
             packed, bias = self.packed_weight, self.bias  # parametrised, or in other hands
-        result = None if is_compiling() else self._product.call(x, packed)
+        result = None if is_compiling() else self._product.call(x, packed, None, bias)
         if result is None:
-            result = long_way(x, packed, self._how())
-        return result if bias is None else result.add_(bias)
+            result = long_way(x, packed, self._how(), Beside(bias=bias))
+        return result
 
     def adopt(self, packed: PackedWeight) -> None:
         """Takes a weight of the layer's sizes, dtype, epilogue and activations, of any type and groups.

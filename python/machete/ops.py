@@ -1,11 +1,11 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
-    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size, output_scale) -> [..., N], with swiglu
-        [..., N / 2]; with activations "e4m3" or "s8" x is quantised on the way; with out_type "f32" or "e4m3" the
+    linear(x [..., K], packed, n, k, weight_type, scale_type, group_size, output_scale, bias [N]) -> [..., N], with
+        swiglu [..., N / 2]; with activations "e4m3" or "s8" x is quantised on the way; with out_type "f32" or "e4m3" the
         output is of that, of which "e4m3" may have an output_scale
     linear.out(..., out) -> ()
     quantize_tokens(x [..., K], dtype) -> codes [..., K], token_scale [...]
-    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, ..., output_scale) -> as linear
+    linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, ..., output_scale, bias) -> as linear
     dequantize(packed, n, k, dtype) -> [N, K]
 
 They take what the header of a packed weight says as arguments, since the header may lie on a GPU, and tracing must know
@@ -21,8 +21,10 @@ from torch._library.autograd import Info, make_autograd_impl
 
 from machete._native import native
 from machete.product import (
+    Beside,
     How,
     check,
+    check_bias,
     check_codes,
     check_out,
     check_output_scale,
@@ -32,9 +34,12 @@ from machete.product import (
     product_of,
 )
 from machete.tokens import empty_tokens, quantize
-from machete.watch import is_unwatched
+from machete.watch import is_unwatched, is_unwatched_bias
 
-_KIND = "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, Tensor? output_scale=None"
+_KIND = (
+    "Tensor packed, int n, int k, str weight_type, str scale_type, int group_size, Tensor? output_scale=None, "
+    "Tensor? bias=None"
+)
 _OPTIONS = 'str schedule="", bool overlap=False, bool batch_invariant=False, bool swiglu=False'
 _LAST = 'bool fast_accumulation=False, str out_type=""'
 _LINEAR = f'(Tensor x, {_KIND}, *, {_OPTIONS}, str activations="", {_LAST}'
@@ -49,7 +54,7 @@ _library.define("dequantize(Tensor packed, int n, int k, ScalarType dtype) -> Te
 
 
 # Kernels get what the schema has in order, but defaults: n, k, weight_type, scale_type and group_size, and perhaps
-# output_scale, are a `kind`.
+# output_scale and bias, are a `kind`.
 def _told(
     kind: Sequence[Any],
     *,
@@ -60,40 +65,47 @@ def _told(
     activations: str = "",
     fast_accumulation: bool = False,
     out_type: str = "",
-) -> tuple[How, Tensor | None]:
+    out: Tensor | None = None,
+) -> tuple[How, Beside]:
     n, k, weight_type, scale_type, group_size, *rest = kind
     options = (schedule, overlap, batch_invariant, swiglu, activations, fast_accumulation, out_type)
-    return (n, k, weight_type, scale_type, group_size, *options), rest[0] if rest else None
+    return (n, k, weight_type, scale_type, group_size, *options), Beside(out, *rest)
 
 
 def _linear(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    how, output_scale = _told(kind, **options)
-    return product_of(*how).of(x, packed, None, output_scale)
+    how, beside = _told(kind, **options)
+    return product_of(*how).of(x, packed, beside)
 
 
-def _linear_out(x: Tensor, packed: Tensor, *kind: Any, out: Tensor, **options: Any) -> None:
-    how, output_scale = _told(kind, **options)
-    product_of(*how).of(x, packed, out, output_scale)
+def _linear_out(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> None:
+    _linear(x, packed, *kind, **options)
 
 
 def _linear_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    (n, k, _, scale_type, *_, swiglu, _, _, out_type), output_scale = _told(kind, **options)
-    dtype = output_dtype(scale_type, out_type)
+    how, beside = _told(kind, **options)
+    _, k, _, scale_type, *_ = how
     check(x, packed, k, scale_type)
-    check_output_scale(x, output_scale, dtype)
-    return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
+    return _empty(x, how, beside)
 
 
-def _linear_out_fake(x: Tensor, packed: Tensor, *kind: Any, out: Tensor, **options: Any) -> None:
-    (n, k, _, scale_type, *_, swiglu, _, _, out_type), output_scale = _told(kind, **options)
+def _empty(x: Tensor, how: How, beside: Beside) -> Tensor:
+    n, _, _, scale_type, *_, swiglu, _, _, out_type = how
     dtype = output_dtype(scale_type, out_type)
-    check(x, packed, k, scale_type)
-    check_output_scale(x, output_scale, dtype)
-    check_out(x, out, columns_of(n, swiglu), dtype)
+    check_output_scale(x, beside.output_scale, dtype)
+    check_bias(x, beside.bias, how)
+    if beside.out is None:
+        return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
+    check_out(x, beside.out, columns_of(n, swiglu), dtype)
+    return beside.out
+
+
+def _linear_out_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> None:
+    _linear_fake(x, packed, *kind, **options)
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
-    x, packed, n, k, *_ = inputs
+    x, packed, n, k, *_, bias = inputs
+    ctx.has_bias = bias is not None
     ctx.swiglu = keyword_only_inputs["swiglu"]
     ctx.save_for_backward(packed, *((x,) if ctx.swiglu else ()))  # the product alone needs x no more
     ctx.shape = (n, k, x.dtype)
@@ -111,21 +123,35 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         sigmoid = torch.sigmoid(gate)
         by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
         gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
-    return (gradient @ weight).to(dtype), None, None, None, None, None, None, None
+    by_bias = _by_bias(gradient, dtype) if ctx.has_bias else None
+    return (gradient @ weight).to(dtype), None, None, None, None, None, None, None, by_bias
+
+
+def _by_bias(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return gradient.flatten(0, -2).sum(0).to(dtype) if gradient.dim() > 1 else gradient.to(dtype)
 
 
 def _linear_8bit(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    how, output_scale = _told(kind, activations=name_of_codes(codes.dtype), **options)
-    return product_of(*how).of_codes(codes, token_scale, packed, None, output_scale)
+    how, beside = _told(kind, activations=name_of_codes(codes.dtype), **options)
+    return product_of(*how).of_codes(codes, token_scale, packed, beside)
 
 
 def _linear_8bit_fake(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    how, output_scale = _told(kind, activations=name_of_codes(codes.dtype), **options)
-    n, k, _, scale_type, *_, swiglu, activations, _, out_type = how
-    dtype = output_dtype(scale_type, out_type)
+    how, beside = _told(kind, activations=name_of_codes(codes.dtype), **options)
+    _, k, *_, activations, _, _ = how
     check_codes(codes, token_scale, packed, k, activations)
-    check_output_scale(codes, output_scale, dtype)
-    return codes.new_empty((*codes.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
+    return _empty(codes, how, beside)
+
+
+def _linear_8bit_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor, **_: Any) -> None:
+    *_, bias = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _linear_8bit_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    if any(ctx.needs_input_grad[:2]):
+        _no_gradient(ctx)
+    return (None,) * 9 + (None if ctx.bias_dtype is None else _by_bias(gradient, ctx.bias_dtype),)
 
 
 def _quantize_tokens(x: Tensor, dtype: torch.dtype, *, overlap: bool = False) -> tuple[Tensor, Tensor]:
@@ -163,15 +189,18 @@ torch.library.register_fake("machete::quantize_tokens", _quantize_tokens_fake, l
 torch.library.register_fake("machete::linear_8bit", _linear_8bit_fake, lib=_library)
 torch.library.register_fake("machete::dequantize", _dequantize_fake, lib=_library)
 
-for _name in ("quantize_tokens", "linear_8bit"):
-    torch.library.register_autograd(f"machete::{_name}", _no_gradient, lib=_library)
+torch.library.register_autograd("machete::quantize_tokens", _no_gradient, lib=_library)
+torch.library.register_autograd(
+    "machete::linear_8bit", _linear_8bit_backward, setup_context=_linear_8bit_context, lib=_library
+)
 
 # What register_autograd would register, but for calls that need nothing of it: they are computed at once.
 _with_gradient = make_autograd_impl(torch.ops.machete.linear.default, Info(_linear_backward, _linear_context))
 
 
 def _linear_autograd(keyset: Any, x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tensor:
-    if is_unwatched(x, packed):  # an output_scale has no gradient
+    bias = kind[6] if len(kind) > 6 else None
+    if is_unwatched(x, packed) and (bias is None or is_unwatched_bias(bias)):  # an output_scale has no gradient
         return _linear(x, packed, *kind, **options)
     return _with_gradient(keyset, x, packed, *kind, **options)
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.autograd import forward_ad, profiler
 
 from machete._native import CODE_DTYPES, CODES, DTYPES, OUTPUTS, call_of, native
 from machete.tokens import check_rows
-from machete.watch import dispatch_modes, function_modes, is_unwatched, traces
+from machete.watch import dispatch_modes, function_modes, is_unwatched, is_unwatched_bias, traces
 
 # Sizes n and k, weight type, scale type, group size, schedule, overlap, batch_invariant, swiglu, what activations are
 # quantised to or "", fast_accumulation, type of the output or "" for that of the scales.
@@ -22,6 +22,7 @@ _compiled: Any = torch._C._dynamo.guards
 # What native/call.cpp asks of torch; torch.empty_strided is that of code which torch compiles, half as dear.
 _asked = (
     Tensor,
+    torch.nn.Parameter,
     torch.is_grad_enabled,
     dispatch_modes,
     function_modes,
@@ -34,10 +35,18 @@ _asked = (
 )
 
 
+class Beside(NamedTuple):
+    """What a product may be given beside x and the weight."""
+
+    out: Tensor | None = None
+    output_scale: Tensor | None = None  # of outputs of 8 bits
+    bias: Tensor | None = None  # [N], of the weight's dtype
+
+
 class Product:
     """The products with weights of one kind under one set of options. `product_of` has them.
 
-    `call(x, packed[, out])` is the short way, of native/call.cpp: the product, or None where something watches or the
+    `call(x, packed[, out[, bias]])` is the short way, of native/call.cpp: the product, or None where something watches or the
     library does not do it as things lie.
     """
 
@@ -52,39 +61,30 @@ class Product:
     def __reduce__(self) -> tuple[Any, How]:
         return product_of, self._how
 
-    def of(self, x: Tensor, packed: Tensor, out: Tensor | None = None, output_scale: Tensor | None = None) -> Tensor:
+    def of(self, x: Tensor, packed: Tensor, beside: Beside = Beside()) -> Tensor:  # noqa: B008  # never changed
         """x [..., K] times the weight, transposed: [..., N], with swiglu [..., N / 2]; whoever watches."""
         result = None
-        if output_scale is None:
-            result = self.call(x, packed) if out is None else self.call(x, packed, out)
-        return self.carefully(x, packed, out, output_scale) if result is None else result
+        if beside.output_scale is None:
+            result = self.call(x, packed, beside.out, beside.bias)
+        return self.carefully(x, packed, beside) if result is None else result
 
-    def carefully(
-        self, x: Tensor, packed: Tensor, out: Tensor | None = None, output_scale: Tensor | None = None
-    ) -> Tensor:
+    def carefully(self, x: Tensor, packed: Tensor, beside: Beside) -> Tensor:
         """What the library does not do as things lie is refused in torch's words, or done by copying."""
         _, k, _, scale_type, *_ = self._how
         check(x, packed, k, scale_type)
-        return self._written(x, packed, out, None, output_scale)
+        return self._written(x, packed, None, beside)
 
-    def of_codes(
-        self,
-        codes: Tensor,
-        token_scale: Tensor,
-        packed: Tensor,
-        out: Tensor | None = None,
-        output_scale: Tensor | None = None,
-    ) -> Tensor:
+    def of_codes(self, codes: Tensor, token_scale: Tensor, packed: Tensor, beside: Beside) -> Tensor:
         """The same of activations that are quantised already: codes [..., K] times token_scale [...]."""
         _, k, *_, activations, _, _ = self._how
         check_codes(codes, token_scale, packed, k, activations)
-        return self._written(codes, packed, out, token_scale, output_scale)
+        return self._written(codes, packed, token_scale, beside)
 
-    def _written(
-        self, x: Tensor, packed: Tensor, out: Tensor | None, token_scale: Tensor | None, output_scale: Tensor | None
-    ) -> Tensor:
+    def _written(self, x: Tensor, packed: Tensor, token_scale: Tensor | None, beside: Beside) -> Tensor:
         """`out`, or a new output for the rows of x, with the product."""
+        out, output_scale, bias = beside
         check_output_scale(x, output_scale, self._dtype)
+        check_bias(x, bias, self._how)
         if out is not None:
             check_out(x, out, self._columns, self._dtype)
         # Where rows of `out` are no rows of a matrix, or no kernel could write them, they are written elsewhere first.
@@ -92,9 +92,9 @@ class Product:
             result = out
         else:
             result = x.new_empty((*x.shape[:-1], self._columns), dtype=self._dtype)
-        if not native.linear(self._plans, x, packed, result, token_scale, output_scale):
+        if not native.linear(self._plans, x, packed, result, token_scale, output_scale, bias):
             # The kernels cannot read them as they lie.
-            copies = (_copy(tensor) for tensor in (token_scale, output_scale))
+            copies = (_copy(tensor) for tensor in (token_scale, output_scale, bias))
             native.linear(self._plans, _copy(x), packed, result, *copies)
         if out is None or out is result:
             return result
@@ -111,50 +111,46 @@ def product_of(*how: Any) -> Product:
     return Product(how)
 
 
-def long_way(
-    x: Tensor, packed: Tensor, how: How, out: Tensor | None = None, output_scale: Tensor | None = None
-) -> Tensor:
+def long_way(x: Tensor, packed: Tensor, how: How, beside: Beside) -> Tensor:
     """The product where `Product.call` gives none: through torch's dispatcher if anything watches."""
-    if _nobody_watches(packed, out, x, output_scale):
-        return product_of(*how).carefully(x, packed, out, output_scale)
-    return dispatch(x, packed, how, out, output_scale)
+    if _nobody_watches(packed, beside, x):
+        return product_of(*how).carefully(x, packed, beside)
+    return dispatch(x, packed, how, beside)
 
 
-def way_of_codes(
-    codes: Tensor,
-    token_scale: Tensor,
-    packed: Tensor,
-    how: How,
-    out: Tensor | None = None,
-    output_scale: Tensor | None = None,
-) -> Tensor:
+def way_of_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, beside: Beside) -> Tensor:
     """The product of activations that are quantised already."""
-    if _nobody_watches(packed, out, codes, token_scale, output_scale):
-        return product_of(*how).of_codes(codes, token_scale, packed, out, output_scale)
-    return _dispatch_codes(codes, token_scale, packed, how, out, output_scale)
+    if _nobody_watches(packed, beside, codes, token_scale):
+        return product_of(*how).of_codes(codes, token_scale, packed, beside)
+    return _dispatch_codes(codes, token_scale, packed, how, beside)
 
 
-def _nobody_watches(packed: Tensor, out: Tensor | None, *tensors: Tensor | None) -> bool:
-    given = (tensor for tensor in tensors if tensor is not None)
-    return all(is_unwatched(tensor, packed) for tensor in given) and (out is None or type(out) is Tensor)
+def _nobody_watches(packed: Tensor, beside: Beside, *tensors: Tensor) -> bool:
+    out, output_scale, bias = beside
+    given = (tensor for tensor in (*tensors, output_scale) if tensor is not None)
+    return (
+        all(is_unwatched(tensor, packed) for tensor in given)
+        and (bias is None or is_unwatched_bias(bias))
+        and (out is None or type(out) is Tensor)
+    )
 
 
-def dispatch(x: Tensor, packed: Tensor, how: How, out: Tensor | None, output_scale: Tensor | None = None) -> Tensor:
+def dispatch(x: Tensor, packed: Tensor, how: How, beside: Beside) -> Tensor:
     kind, options = _said(how)
+    out, *others = beside
     if out is None:
-        return torch.ops.machete.linear.default(x, packed, *kind, output_scale, **options)
-    torch.ops.machete.linear.out(x, packed, *kind, output_scale, **options, out=out)
+        return torch.ops.machete.linear.default(x, packed, *kind, *others, **options)
+    torch.ops.machete.linear.out(x, packed, *kind, *others, **options, out=out)
     return out
 
 
-def _dispatch_codes(
-    codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, out: Tensor | None, output_scale: Tensor | None
-) -> Tensor:
+def _dispatch_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, how: How, beside: Beside) -> Tensor:
     kind, options = _said(how)
+    out, *others = beside
     check_codes(codes, token_scale, packed, how[1], options.pop("activations"))
     if out is not None:
         check_out(codes, out, columns_of(how[0], options["swiglu"]), output_dtype(how[3], options["out_type"]))
-    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, output_scale, **options)
+    result = torch.ops.machete.linear_8bit(codes, token_scale, packed, *kind, *others, **options)
     return result if out is None else out.copy_(result)
 
 
@@ -226,6 +222,18 @@ def check_output_scale(x: Tensor, output_scale: Tensor | None, dtype: torch.dtyp
         raise ValueError(
             f"output_scale of {output_scale.dtype} {list(output_scale.shape)} on {output_scale.device} must be one "
             f"torch.float32 on {x.device}"
+        )
+
+
+def check_bias(x: Tensor, bias: Tensor | None, how: How) -> None:
+    n, _, _, scale_type, *_, swiglu, _, _, _ = how
+    if bias is None:
+        return
+    if swiglu:
+        raise ValueError("swiglu has no place for a bias; leave one out")
+    if tuple(bias.shape) != (n,) or bias.dtype != DTYPES[scale_type] or bias.device != x.device:
+        raise ValueError(
+            f"bias of {bias.dtype} {list(bias.shape)} on {bias.device} must be {DTYPES[scale_type]} [{n}] on {x.device}"
         )
 
 

@@ -16,9 +16,7 @@ def is_unwatched(x: Tensor, packed: Tensor) -> bool:
         not torch.compiler.is_compiling()
         and type(x) is Tensor
         and type(packed) is Tensor
-        and not x.is_meta
-        and not x.is_neg()
-        and not (x.requires_grad and torch.is_grad_enabled())
+        and _is_itself(x)
         and not dispatch_modes()
         and not function_modes()
         and _transforms() is None
@@ -26,3 +24,12 @@ def is_unwatched(x: Tensor, packed: Tensor) -> bool:
         and forward_ad._current_level < 0
         and not profiler._is_profiler_enabled
     )
+
+
+def is_unwatched_bias(bias: Tensor) -> bool:
+    """The same of a bias beside an x of which that is known."""
+    return type(bias) in (Tensor, torch.nn.Parameter) and _is_itself(bias)
+
+
+def _is_itself(tensor: Tensor) -> bool:
+    return not tensor.is_meta and not tensor.is_neg() and not (tensor.requires_grad and torch.is_grad_enabled())

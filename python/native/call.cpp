@@ -40,7 +40,8 @@ PyObject* none() {
 
 // What is asked of torch; borrowed from a tuple that is kept. The order is that of product.py.
 struct Torch {
-  PyObject* tensor;  // the class
+  PyObject* tensor;     // the classes
+  PyObject* parameter;  // of a bias
   PyObject* is_grad_enabled;
   PyObject* modes[3];    // functions; each is true where calls are watched
   PyObject* forward_ad;  // modules
@@ -64,17 +65,36 @@ struct Call {
   Names names;
 };
 
+// What is passed: x, packed and perhaps out, or None, and a bias.
+struct Given {
+  PyObject* x;
+  PyObject* packed;
+  PyObject* out;   // or null
+  PyObject* bias;  // or null
+};
+
 // 1, 0, or -1 where Python has raised.
 int is_true(const Ref& object) { return object.get() == nullptr ? -1 : PyObject_IsTrue(object.get()); }
 
-bool is_plain(PyObject* object, const Torch& torch) { return Ref(PyObject_Type(object)).get() == torch.tensor; }
+bool is_plain(const Given& given, const Torch& torch) {
+  const auto class_of = [](PyObject* object) { return Ref(PyObject_Type(object)).get(); };
+  const auto is_tensor = [&](PyObject* object) { return object == nullptr || class_of(object) == torch.tensor; };
+  return is_tensor(given.x) && is_tensor(given.packed) && is_tensor(given.out) &&
+         (is_tensor(given.bias) || class_of(given.bias) == torch.parameter);
+}
 
-// product.is_unwatched, but for what x and packed are themselves and whether torch compiles.
-int is_watched(const Call& call, PyObject* x) {
+// Whether a gradient is asked of it.
+int records(const Call& call, PyObject* object) {
+  if (object == nullptr) return 0;
+  const int yes = is_true(Ref(PyObject_GetAttr(object, call.names.requires_grad)));
+  return yes <= 0 ? yes : is_true(Ref(PyObject_CallNoArgs(call.torch.is_grad_enabled)));
+}
+
+// product.is_unwatched, but for what the tensors are themselves and whether torch compiles.
+int is_watched(const Call& call, const Given& given) {
   const Torch& torch = call.torch;
-  if (const int yes = is_true(Ref(PyObject_GetAttr(x, call.names.requires_grad))); yes != 0) {
-    const int grad = yes < 0 ? -1 : is_true(Ref(PyObject_CallNoArgs(torch.is_grad_enabled)));
-    if (grad != 0) return grad;
+  for (PyObject* object : {given.x, given.bias}) {
+    if (const int yes = records(call, object); yes != 0) return yes;
   }
   for (PyObject* mode : torch.modes) {
     if (const int yes = is_true(Ref(PyObject_CallNoArgs(mode))); yes != 0) return yes;
@@ -103,31 +123,37 @@ PyObject* allocate(const Call& call, const DLTensor& x) {
   return PyObject_CallFunctionObjArgs(empty, sizes.get(), strides.get(), call.dtype, nullptr);
 }
 
-bool run(const Call& call, DLTensor* x, DLTensor* packed, DLTensor* out) {
+bool run(const Call& call, DLTensor* x, DLTensor* packed, DLTensor* out, DLTensor* bias) {
   void* thread = PyEval_SaveThread();
   bool done = false;
   try {
-    done = linear(*call.plans, {TensorView(x), TensorView(packed), TensorView(out)}, call.torch.tensors);
+    const TensorView added(bias == nullptr ? x : bias);
+    done = linear(
+        *call.plans,
+        {TensorView(x), TensorView(packed), TensorView(out), nullptr, nullptr, bias == nullptr ? nullptr : &added},
+        call.torch.tensors);
   } catch (const std::exception&) {  // said once more, and better, on the long way
   }
   PyEval_RestoreThread(thread);
   return done;
 }
 
-// Whether torch has yet to change x's signs, as it has of the imaginary part of a conjugate.
-int is_negative(const Call& call, PyObject* object, const DLTensor& x) {
-  if (x.dtype.code != kDLFloat) return 0;  // bf16 has no complex numbers
+// Whether torch has yet to change a tensor's signs, as it has of the imaginary part of a conjugate.
+int is_negative(const Call& call, PyObject* object, const DLTensor& tensor) {
+  if (tensor.dtype.code != kDLFloat) return 0;  // bf16 has no complex numbers
   return is_true(Ref(PyObject_CallMethodObjArgs(object, call.names.is_neg, nullptr)));
 }
 
-// call(x, packed[, out]): the product, or None where it has to go the long way.
+// call(x, packed[, out[, bias]]): the product, or None where it has to go the long way.
 PyObject* product(PyObject* self, PyObject* const* arguments, std::ptrdiff_t count) {
   const Call& call = *static_cast<const Call*>(PyCapsule_GetPointer(self, kName));
   if (count < 2) return none();
-  for (std::ptrdiff_t i = 0; i < count; ++i) {
-    if (!is_plain(arguments[i], call.torch)) return none();
-  }
-  if (const int watched = is_watched(call, arguments[0]); watched != 0) return watched < 0 ? nullptr : none();
+  const auto given_at = [&](std::ptrdiff_t i) {
+    return i < count && arguments[i] != &_Py_NoneStruct ? arguments[i] : nullptr;
+  };
+  const Given given = {arguments[0], arguments[1], given_at(2), given_at(3)};
+  if (!is_plain(given, call.torch)) return none();
+  if (const int watched = is_watched(call, given); watched != 0) return watched < 0 ? nullptr : none();
 
   const auto view = [&](PyObject* object, DLTensor* tensor) {
     if (call.torch.tensors->dltensor_from_py_object_no_sync(object, tensor) == 0) return true;
@@ -137,12 +163,18 @@ PyObject* product(PyObject* self, PyObject* const* arguments, std::ptrdiff_t cou
   DLTensor x;
   DLTensor packed;
   DLTensor out;
-  if (!view(arguments[0], &x) || !view(arguments[1], &packed) || x.ndim == 0) return none();
-  if (const int negative = is_negative(call, arguments[0], x); negative != 0) return negative < 0 ? nullptr : none();
-  if (count > 2) Py_IncRef(arguments[2]);
-  Ref result(count > 2 ? arguments[2] : allocate(call, x));
+  DLTensor bias;
+  if (!view(given.x, &x) || !view(given.packed, &packed) || x.ndim == 0) return none();
+  if (const int negative = is_negative(call, given.x, x); negative != 0) return negative < 0 ? nullptr : none();
+  if (given.bias != nullptr) {
+    if (!view(given.bias, &bias)) return none();
+    if (const int negative = is_negative(call, given.bias, bias); negative != 0) return negative < 0 ? nullptr : none();
+  }
+  if (given.out != nullptr) Py_IncRef(given.out);
+  Ref result(given.out != nullptr ? given.out : allocate(call, x));
   if (result.get() == nullptr) return nullptr;
-  if (!view(result.get(), &out) || !run(call, &x, &packed, &out)) return none();
+  if (!view(result.get(), &out)) return none();
+  if (!run(call, &x, &packed, &out, given.bias != nullptr ? &bias : nullptr)) return none();
   return result.release();
 }
 
@@ -156,12 +188,13 @@ extern "C" __attribute__((visibility("default"))) PyObject* machete_call_of(void
   Py_IncRef(dtype);
   Py_IncRef(torch);
   const auto part = [torch](std::ptrdiff_t i) { return PyTuple_GetItem(torch, i); };
-  const auto* tensors = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(part(9), "dlpack_exchange_api"));
+  const auto* tensors = static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(part(10), "dlpack_exchange_api"));
   if (tensors == nullptr) return nullptr;
-  auto* call = new Call{static_cast<PlanCache*>(plans),
-                        dtype,
-                        {part(0), part(1), {part(2), part(3), part(4)}, part(5), part(6), {part(7), part(8)}, tensors},
-                        {}};
+  auto* call =
+      new Call{static_cast<PlanCache*>(plans),
+               dtype,
+               {part(0), part(1), part(2), {part(3), part(4), part(5)}, part(6), part(7), {part(8), part(9)}, tensors},
+               {}};
   const Ref self(PyCapsule_New(call, kName, nullptr));
   return self.get() == nullptr ? nullptr : PyCFunction_NewEx(&method, self.get(), nullptr);
 }

@@ -112,11 +112,11 @@ PlanOptions options_of(const Kind& kind, Device device) {
 struct PlanKey {
   std::int64_t m, lda, ldd;
   Device device;
-  bool act_order, output_scale;
+  bool act_order, output_scale, bias;
 
   bool operator==(const PlanKey& other) const {
     return m == other.m && lda == other.lda && ldd == other.ldd && device == other.device &&
-           act_order == other.act_order && output_scale == other.output_scale;
+           act_order == other.act_order && output_scale == other.output_scale && bias == other.bias;
   }
 };
 
@@ -125,8 +125,8 @@ struct PlanKeyHash {
     std::size_t hash = 0;
     const auto mix = [&](auto value) { hash = (hash ^ static_cast<std::size_t>(value)) * 0x9e3779b97f4a7c15u; };
     for (const std::int64_t size : {key.m, key.lda, key.ldd}) mix(size);
-    mix(key.device.ordinal * 8 + (key.device.backend == Backend::kCuda ? 4 : 0) + (key.act_order ? 2 : 0) +
-        (key.output_scale ? 1 : 0));
+    mix(key.device.ordinal * 16 + (key.device.backend == Backend::kCuda ? 8 : 0) + (key.act_order ? 4 : 0) +
+        (key.output_scale ? 2 : 0) + (key.bias ? 1 : 0));
     return hash ^ (hash >> 32);
   }
 };
@@ -167,6 +167,7 @@ class PlanCache {
     problem.ldd = key.ldd;
     problem.act_order = key.act_order;
     problem.epilogue.output_scale = key.output_scale;
+    problem.epilogue.bias = key.bias;
     Plan plan = value_of(machete::plan(problem, options_of(kind_, key.device)));
     const PackedHeader header = expected_header(kind_.n, kind_.k, name_of(kind_.w_type), name_of(kind_.scale_type),
                                                 kind_.group_size, kind_.swiglu, bits_of(kind_.a_type));
@@ -187,7 +188,7 @@ std::uint64_t size(std::int64_t count) { return static_cast<std::uint64_t>(count
 
 // Raises unless the tensors fit the kind and each other.
 void check_operands(const Kind& kind, const Operands& operands) {
-  const auto& [x, packed, out, token_scale, output_scale] = operands;
+  const auto& [x, packed, out, token_scale, output_scale, bias] = operands;
   const DataType x_type = token_scale == nullptr ? kind.scale_type : kind.a_type;
   if (type_of("x", x) != x_type) {
     raise(StatusCode::kInvalidArgument,
@@ -223,6 +224,15 @@ void check_operands(const Kind& kind, const Operands& operands) {
                                   output_scale->numel() != 1 || !same(output_scale->device(), x.device()))) {
     raise(StatusCode::kInvalidArgument,
           fmt::format("output_scale of {} must be one f32 on the device of x; make it so", describe(*output_scale)));
+  }
+  if (bias != nullptr && kind.swiglu) {
+    raise(StatusCode::kInvalidArgument, "swiglu has no place for a bias; leave one out");
+  }
+  if (bias != nullptr && (type_of("bias", *bias) != kind.scale_type || bias->ndim() != 1 || bias->numel() != kind.n ||
+                          !same(bias->device(), x.device()))) {
+    raise(StatusCode::kInvalidArgument,
+          fmt::format("bias of {} must be {} [{}] on the device of x, a number a column of the output; make it so",
+                      describe(*bias), name_of(kind.scale_type), kind.n));
   }
   if (token_scale == nullptr) return;
   if (type_of("token_scale", *token_scale) != DataType::kF32 || !has_rows_of_x(*token_scale, x.ndim() - 1) ||
@@ -269,7 +279,7 @@ std::int64_t columns_of(const PlanCache& plans) { return plans.kind().columns();
 
 bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI* torch) {
   check_operands(plans.kind(), operands);
-  const auto& [x, packed, out, token_scale, output_scale] = operands;
+  const auto& [x, packed, out, token_scale, output_scale, bias] = operands;
   const DLDevice where = packed.device();
   if (!same(out.device(), where)) return false;
   const std::optional<Matrix> a = matrix_of(x);
@@ -278,11 +288,12 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
     raise(StatusCode::kInvalidArgument,
           fmt::format("out of {} must have contiguous and aligned rows; allocate it so", describe(out)));
   }
-  const auto in_line = [](const TensorView* scale) { return scale == nullptr || lies_in_line(*scale); };
-  if (!a || !in_line(token_scale) || !in_line(output_scale)) return false;
+  const auto in_line = [](const TensorView* tensor) { return tensor == nullptr || lies_in_line(*tensor); };
+  if (!a || !in_line(token_scale) || !in_line(output_scale) || !in_line(bias)) return false;
 
   const bool quantises = plans.kind().quantised() && token_scale == nullptr;
-  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride, device_of(packed), false, output_scale != nullptr};
+  PlanKey key = {a->rows, quantises ? 0 : a->stride, d->stride,      device_of(packed),
+                 false,   output_scale != nullptr,   bias != nullptr};
   const bool on_gpu = key.device.backend == Backend::kCuda;
   std::shared_ptr<const Planned> planned = plans.get(key);
   // On a GPU, whose header the host does not read, the size tells whether the groups have an order of their own.
@@ -302,6 +313,7 @@ bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI*
   Arguments arguments = {x.data_ptr(), &weight, out.data_ptr()};
   if (token_scale != nullptr) arguments.token_scale = static_cast<const float*>(token_scale->data_ptr());
   if (output_scale != nullptr) arguments.output_scale = static_cast<const float*>(output_scale->data_ptr());
+  if (bias != nullptr) arguments.bias = bias->data_ptr();
   if (quantises && a->rows > 0) {
     auto* const scales = reinterpret_cast<float*>(base + scales_at);
     check(machete::quantize_tokens(tokens_of(plans.kind(), *a), x.data_ptr(), base + codes_at, scales,
@@ -324,11 +336,13 @@ void* plans_of(std::int64_t n, std::int64_t k, const String& weight_type, const 
                                activations, fast_accumulation, out_type));
 }
 
-// Codes have a token_scale; outputs of e4m3 may have an output_scale.
+// Codes have a token_scale; outputs of e4m3 may have an output_scale, and all a bias.
 bool linear_by(void* plans, const TensorView& x, const TensorView& packed, const TensorView& out,
-               const Optional<TensorView>& token_scale, const Optional<TensorView>& output_scale) {
-  const auto pointer = [](const Optional<TensorView>& scale) { return scale.has_value() ? &*scale : nullptr; };
-  return linear(*static_cast<PlanCache*>(plans), {x, packed, out, pointer(token_scale), pointer(output_scale)});
+               const Optional<TensorView>& token_scale, const Optional<TensorView>& output_scale,
+               const Optional<TensorView>& bias) {
+  const auto pointer = [](const Optional<TensorView>& tensor) { return tensor.has_value() ? &*tensor : nullptr; };
+  return linear(*static_cast<PlanCache*>(plans),
+                {x, packed, out, pointer(token_scale), pointer(output_scale), pointer(bias)});
 }
 
 // name, estimate in us, workspace in bytes, reason

@@ -20,10 +20,11 @@ struct Operands {
   const TensorView& out;                     // [..., N], with swiglu [..., N / 2]
   const TensorView* token_scale = nullptr;   // [...], of codes
   const TensorView* output_scale = nullptr;  // one number, of outputs of e4m3
+  const TensorView* bias = nullptr;          // [N] of the scales' type
 };
 
-/// One product. False: x or its scales have to be copied before, or lie elsewhere than out; nothing was done. The
-/// stream and the workspace are torch's: by its `torch` interface, or where that is null by the environment that
+/// One product. False: x, its scales or the bias have to be copied before, or lie elsewhere than out; nothing was done.
+/// The stream and the workspace are torch's: by its `torch` interface, or where that is null by the environment that
 /// tvm-ffi has set.
 bool linear(PlanCache& plans, const Operands& operands, const DLPackExchangeAPI* torch = nullptr);
 

@@ -131,7 +131,13 @@ def test_bias_and_output():
     x, bias = torch.randn(2, 3, 80, dtype=torch.bfloat16), torch.randn(48, dtype=torch.bfloat16)
     codes, scale = machete.quantize_tokens(x, torch.int8)
     expected = machete.linear(x, packed, activations="s8")
-    assert torch.equal(machete.linear(x, packed, bias, activations="s8"), expected + bias)
+    exact = machete.linear(x, packed, activations="s8", out_dtype=torch.float32)
+    with_bias = machete.linear(x, packed, bias, activations="s8")
+    assert torch.equal(with_bias, (exact + bias).bfloat16())
+    assert torch.equal(machete.linear(codes, packed, bias, token_scale=scale), with_bias)
+    trained = bias.clone().requires_grad_()
+    machete.linear(codes, packed, trained, token_scale=scale).sum().backward()
+    assert torch.equal(trained.grad, torch.full_like(bias, 6))
     strided = torch.full((48, 3, 2), torch.nan, dtype=torch.bfloat16).permute(2, 1, 0)
     for out in (torch.full((2, 3, 48), torch.nan, dtype=torch.bfloat16), strided):
         for call in (

@@ -33,7 +33,10 @@ def test_from_float(weight, activations, bias, dtype):
     product = machete.linear(codes, quantized.packed(), token_scale=scale)
     check(product, codes, quantized.packed().unpack(), scale)
     with torch.no_grad():
-        assert torch.equal(quantized(x), product + quantized.bias if bias else product)
+        added = machete.linear(codes, quantized.packed(), quantized.bias, token_scale=scale)
+        assert torch.equal(quantized(x), added)
+        # Of a product that is rounded before, too.
+        torch.testing.assert_close(added, product + quantized.bias if bias else product, rtol=0, atol=2.0**-6)
     assert f"activations={activations}" in repr(quantized) and quantized.packed().activation_bits == 8
     assert "activations" not in repr(machete.Linear(80, 48))
 

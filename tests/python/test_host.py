@@ -115,17 +115,26 @@ def test_the_short_way_is_taken_where_nobody_watches_and_only_there(packed):
     assert call(x, packed.data.to("meta")) is None and call(x, x) is None and call(x, packed.data, out[1:]) is None
     assert call(3, packed.data) is None
     assert torch.equal(call(x, packed.data), expected)
+    bias = torch.nn.Parameter(torch.randn(48, dtype=torch.bfloat16))
+    assert call(x, packed.data, None, bias) is None  # a gradient is asked for
+    with torch.no_grad():
+        assert torch.equal(call(x, packed.data, None, bias), machete.linear(x, packed, bias.detach()))
+        assert call(x, packed.data, out, bias) is out
+    for unfit in (bias.detach().float(), bias.detach()[1:], bias.detach().to("meta"), 3):
+        assert call(x, packed.data, None, unfit) is None
 
 
 def test_the_short_way_lets_go_of_what_it_takes(packed):
     x, call = torch.randn(3, 80, dtype=torch.bfloat16), packed._product.call
-    call(x, packed.data)
-    objects = (x, packed.data, torch.bfloat16, None, call, torch.Tensor)
+    bias = torch.randn(48, dtype=torch.bfloat16)
+    call(x, packed.data, None, bias)
+    objects = (x, packed.data, bias, torch.bfloat16, None, call, torch.Tensor)
     before = [sys.getrefcount(each) for each in objects]
     for _ in range(1000):
         call(x, packed.data)
         call(x.float(), packed.data)
         call(x, packed.data.to("meta"))
+        call(x, packed.data, None, bias)
     found = [sys.getrefcount(each) for each in objects]
     assert all(abs(a - b) < 100 for a, b in zip(before, found, strict=True))
 
@@ -220,7 +229,7 @@ def test_rows_are_copied_only_where_they_must_be(packed, layout):
     assert torch.equal(machete.linear(x, packed), expected)
     plans = native.plans_of(48, 80, "u4b8", "bf16", 16, "", False, False, False, "", False, "")
     out = torch.empty_like(expected)
-    assert native.linear(plans, x, packed.data, out, None, None) == as_it_lies
+    assert native.linear(plans, x, packed.data, out, None, None, None) == as_it_lies
     assert (packed._product.call(x, packed.data) is not None) == as_it_lies
     assert not as_it_lies or torch.equal(out, expected)
 

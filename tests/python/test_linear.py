@@ -84,10 +84,32 @@ def test_nothing_with_any_strides():
     assert machete.linear(x, packed, out=out) is out
 
 
-def test_bias_is_added_to_the_rounded_product():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_bias_is_added_before_the_one_rounding(dtype):
+    packed = machete.prepack(machete.quantize(torch.randn(48, 80), group_size=16, dtype=dtype))
+    x, bias = torch.randn(2, 3, 80, dtype=dtype), torch.randn(48, dtype=dtype)
+    expected = (machete.linear(x, packed, out_dtype=torch.float32) + bias.float()).to(dtype)
+    assert torch.equal(machete.linear(x, packed, bias), expected)
+    assert torch.equal(machete.linear(x[0, 0], packed, bias), expected[0, 0])
+    assert not torch.equal(machete.linear(x, packed) + bias, expected)
+    out = torch.empty_like(expected)
+    assert machete.linear(x, packed, bias, out=out) is out and torch.equal(out, expected)
+    assert torch.equal(machete.linear(x, packed, torch.stack((bias, bias), dim=-1)[..., 1]), expected)
+    assert torch.equal(machete.linear(x, packed, torch.nn.Parameter(bias, requires_grad=False)), expected)
+    compiled = torch.compile(lambda x, bias: machete.linear(x, packed, bias), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, bias), expected)
+
+
+def test_a_bias_that_does_not_fit_is_refused():
     _, packed = weights(48, 80)
-    x, bias = torch.randn(2, 3, 80, dtype=torch.bfloat16), torch.randn(48, dtype=torch.bfloat16)
-    assert torch.equal(machete.linear(x, packed, bias), machete.linear(x, packed) + bias)
+    x = torch.randn(3, 80, dtype=torch.bfloat16)
+    for bias in (torch.zeros(47, dtype=torch.bfloat16), torch.zeros(1, 48, dtype=torch.bfloat16), torch.zeros(48)):
+        for given in (x, x.clone().requires_grad_()):
+            with pytest.raises(ValueError, match=r"bias of torch.\w+ \[.*\] on cpu must be torch.bfloat16 \[48\] on cpu"):
+                machete.linear(given, packed, bias)
+    gated = machete.prepack(machete.quantize(torch.randn(96, 80), group_size=16), swiglu=True)
+    with pytest.raises(ValueError, match="swiglu has no place for a bias"):
+        machete.linear(x, gated, torch.zeros(48, dtype=torch.bfloat16))
 
 
 def test_output_may_be_given():
