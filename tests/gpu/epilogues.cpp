@@ -125,9 +125,16 @@ Epilogue steps(unsigned bits, Activation activation) {
   return e;
 }
 
+// The types of output that this build has for activations of a type.
+std::vector<DataType> outputs_of(DataType a_type) {
+  std::vector<DataType> types = {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3};
+  if (bits_of(a_type) == 8 && served({WeightType::kU4b8, a_type, DataType::kF16})) types.push_back(DataType::kF16);
+  return types;
+}
+
 TEST_F(Epilogues, EveryCombination) {
   for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
-    for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
+    for (const DataType d_type : outputs_of(a_type)) {
       for (const Activation activation : kActivations) {
         for (unsigned bits = 0; bits < 16; ++bits) {
           for (const std::int64_t m : {3, 130}) {
@@ -143,7 +150,7 @@ TEST_F(Epilogues, EverySchedule) {
   for (const DataType a_type : {DataType::kBf16, DataType::kF16, DataType::kS8, DataType::kE4m3}) {
     for (const Epilogue& epilogue :
          {steps(4, Activation::kNone), steps(15, Activation::kGelu), steps(12, Activation::kSwiglu)}) {
-      for (const DataType d_type : {make_problem(a_type, 1, 1, 1).d_type, DataType::kF32, DataType::kE4m3}) {
+      for (const DataType d_type : outputs_of(a_type)) {
         for (const std::int64_t m : {1, 8, 13, 33, 64, 97, 290}) {
           for (const std::int64_t n : {416, 180}) {
             Case c = case_of(a_type, d_type, m, n, epilogue, n == 416);
