@@ -27,6 +27,8 @@ BATCH, BATCHES = 200, 200
 def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     weight = machete.prepack(machete.quantize(torch.randn(SIZE, SIZE), group_size=SIZE), device=device)
     layer = machete.Linear.from_packed(weight)
+    biased = machete.Linear.from_packed(weight, torch.zeros(SIZE))
+    biased.requires_grad_(False)
     narrow = machete.prepack(machete.quantize(torch.randn(SIZE, SIZE), group_size=-1), device=device, activation_bits=8)
     quantising = machete.Linear.from_packed(narrow, activations="s8")
     x = torch.randn(SIZE, SIZE, dtype=torch.bfloat16, device=device)
@@ -38,6 +40,7 @@ def cases(device: torch.device) -> dict[str, Callable[[], object]]:
     idle = torch.nn.Identity()
     calls = {
         "Linear(x)": lambda: layer(x),
+        "Linear(x), a bias": lambda: biased(x),
         "Linear of no tokens": lambda: layer(none),
         "Linear(x), activations to s8": lambda: quantising(x),
         "linear(x, weight)": lambda: machete.linear(x, weight),

@@ -81,8 +81,9 @@ def rows() -> list[tuple[str, ...]]:
                 if family == "turns":
                     groups += " but odd ones of 64 beyond it"  # which end within a turn of 128 k
                 speed = "measured" if (w_type, a_type, family) in measured else "model"
-                result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, scale_type, family), "cuda", family, built, tokens,
-                               groups, "none" if family == "decode" else "all", speed))  # fmt: skip
+                epilogues = "none" if family == "decode" else "all"
+                result.append((f"`{w_type}`", f"`{a_type}`", outputs(a_type, scale_type, family), "cuda", family,
+                               built, tokens, groups, epilogues, speed))  # fmt: skip
     return result
 
 

@@ -33,9 +33,9 @@ def linear(
 ) -> Tensor:
     """x [..., K] times the weight, transposed, plus bias [N]: [..., N] of the weight's dtype.
 
-    As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x and the bias have the
-    dtype the weight was packed for and lie on its device. The bias is added before the product is rounded, in the same
-    kernel. Gradients flow to x and to the bias. `schedule` forces one (`list_schedules` names them); `overlap`,
+    As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x and the bias have
+    the dtype the weight was packed for and lie on its device. The bias is added in the same kernel, before the one
+    rounding. Gradients flow to x and to the bias. `schedule` forces one (`list_schedules` names them); `overlap`,
     `batch_invariant` and `fast_accumulation` (of e4m3 activations) are the options of the C++ library. ValueError:
     shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
 

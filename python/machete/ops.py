@@ -1,8 +1,8 @@
 """The operators torch.ops.machete.*, registered with torch.library: CPU, CUDA, fake tensors, autograd.
 
     linear(x [..., K], packed, n, k, weight_type, scale_type, group_size, output_scale, bias [N]) -> [..., N], with
-        swiglu [..., N / 2]; with activations "e4m3" or "s8" x is quantised on the way; with out_type "f32" or "e4m3" the
-        output is of that, of which "e4m3" may have an output_scale
+        swiglu [..., N / 2]; with activations "e4m3" or "s8" x is quantised on the way; with out_type "f32" or "e4m3"
+        the output is of that, of which "e4m3" may have an output_scale
     linear.out(..., out) -> ()
     quantize_tokens(x [..., K], dtype) -> codes [..., K], token_scale [...]
     linear_8bit(codes [..., K], token_scale [...], packed, n, k, weight_type, ..., output_scale, bias) -> as linear
@@ -116,6 +116,9 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("outputs of 8 bits have no gradient; leave out out_dtype, or call torch.no_grad()")
     packed, *saved = ctx.saved_tensors
     n, k, dtype = ctx.shape
+    by_bias = _by_bias(gradient, dtype) if ctx.has_bias else None
+    if not ctx.needs_input_grad[0]:  # nor need the weight be dequantised
+        return (None,) * 8 + (by_bias,)
     weight = torch.ops.machete.dequantize(packed, n, k, gradient.dtype)  # [N, K]
     if ctx.swiglu:
         (x,) = saved
@@ -123,7 +126,6 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         sigmoid = torch.sigmoid(gate)
         by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
         gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
-    by_bias = _by_bias(gradient, dtype) if ctx.has_bias else None
     return (gradient @ weight).to(dtype), None, None, None, None, None, None, None, by_bias
 
 
@@ -144,7 +146,7 @@ def _linear_8bit_fake(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind:
 
 
 def _linear_8bit_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor, **_: Any) -> None:
-    *_, bias = inputs
+    bias = inputs[-1]
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 

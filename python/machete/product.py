@@ -46,8 +46,8 @@ class Beside(NamedTuple):
 class Product:
     """The products with weights of one kind under one set of options. `product_of` has them.
 
-    `call(x, packed[, out[, bias]])` is the short way, of native/call.cpp: the product, or None where something watches or the
-    library does not do it as things lie.
+    `call(x, packed[, out[, bias]])` is the short way, of native/call.cpp: the product, or None where something watches
+    or the library does not do it as things lie.
     """
 
     def __init__(self, how: How) -> None:
@@ -61,7 +61,7 @@ class Product:
     def __reduce__(self) -> tuple[Any, How]:
         return product_of, self._how
 
-    def of(self, x: Tensor, packed: Tensor, beside: Beside = Beside()) -> Tensor:  # noqa: B008  # never changed
+    def of(self, x: Tensor, packed: Tensor, beside: Beside) -> Tensor:
         """x [..., K] times the weight, transposed: [..., N], with swiglu [..., N / 2]; whoever watches."""
         result = None
         if beside.output_scale is None:
