@@ -87,7 +87,7 @@ struct KernelInfo {
   WeightType w_type = WeightType::kU4b8;
   DataType a_type = DataType::kBf16;
   DataType scale_type = DataType::kBf16;  // Problem::scale_type() of what it serves; on the CPU any
-  std::int64_t max_m = 0;  // the most tokens it serves; 0: any number
+  std::int64_t max_m = 0;                 // the most tokens it serves; 0: any number
   std::vector<std::int64_t>
       group_sizes;        // that it serves, of -1, 16, 32, 48, 64, 96, 128, 256 (4096 x 4096, one token)
   bool epilogues = true;  // serves the named epilogues, and outputs of f32 and e4m3

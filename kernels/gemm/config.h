@@ -21,7 +21,7 @@ struct Config {
   static constexpr bool kBytes = sizeof(Activation) == 1;
   using Element = Element_;  // of scales and the output, 16 bits
   static_assert(kBytes || std::is_same_v<Element, Activation>);
-  using Converter = Converter_;                                                 // kernels/convert
+  using Converter = Converter_;  // kernels/convert
   static constexpr int kTileN = kTileN_;
   static constexpr int kTileM = kTileM_;
   static constexpr int kTileK = kTileK_;
