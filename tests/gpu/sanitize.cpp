@@ -43,12 +43,13 @@ TEST_F(Sanitize, EveryScheduleOfEightBits) {
                         {WeightType::kU8b128, DataType::kS8},
                         {WeightType::kU4b8, DataType::kE4m3},
                         {WeightType::kE4m3, DataType::kE4m3},
-                        {WeightType::kE2m1, DataType::kE4m3}};
+                        {WeightType::kE2m1, DataType::kE4m3},
+                        {WeightType::kU4b8, DataType::kS8, DataType::kF16},
+                        {WeightType::kE4m3, DataType::kE4m3, DataType::kF16}};
   for (const Pair& pair : pairs) {
     if (!served(pair)) continue;
     for (const auto& [m, group_size] : {std::pair{3, 96}, std::pair{70, 256}, std::pair{140, -1}}) {
-      Case c{make_problem(pair.a_type, m, 140, 600, group_size)};
-      c.problem.w_type = pair.w_type;
+      Case c{make_problem(pair, m, 140, 600, group_size)};
       c.seed = 8100 + static_cast<std::uint64_t>(m);
       for (const std::string& schedule : schedules_of(c.problem)) {
         c.schedule = schedule;
