@@ -40,7 +40,6 @@ struct Params {
 };
 
 __device__ inline float plus(float a, float b) { return a + b; }
-__device__ inline float2 plus(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 __device__ inline float4 plus(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
 
 /// What the steps of an epilogue read for a lane's first columns of a row tile.
@@ -92,7 +91,7 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
       }
     }
     const auto sum_of = [&](int token, int feature, auto zero) {
-      using Number = decltype(zero);  // float, or float2 or float4 of neighbouring features
+      using Number = decltype(zero);  // float, or float4 of neighbouring features
       const auto of_turn = [&](int w) {
         const int from = (first_warp + w) % Config::kWarps;
         return *reinterpret_cast<const Number*>(partial + (from * kTokens + token) * Config::kPitch + feature);
@@ -113,8 +112,7 @@ __device__ void reduce_and_store(const epilogue::Store<typename Config::Element>
         store.round(first + token, row_tile * Config::kRows + feature, sum_of(token, feature, float4{0, 0, 0, 0}));
       }
     } else {
-      using Number =
-          std::conditional_t<Config::kEach == 4, float4, std::conditional_t<Config::kEach == 2, float2, float>>;
+      using Number = std::conditional_t<Config::kEach == 4, float4, float>;
       using Each = const float(&)[Config::kEach];
       const Items<Config> items{store.swiglu()};
       const int first_column = row_tile * items.columns();

@@ -36,10 +36,10 @@ struct Config {
   static constexpr int kRoundTokens = kWarps * kTokens * kPitch * 4 <= 40 * 1024 ? kTokens : 8;
   // What an epilogue reads is fetched ahead of a row tile's main loop, where that leaves registers for it.
   static constexpr bool kFetchAhead = kRoundTokens == kTokens && (kWarps == 8 || kStrips * Converter::kBits < 32);
-  // Neighbouring columns of D that a lane takes through the steps of an epilogue, read and written together: of eight
-  // tokens so few that all lanes have some, but not more than once, since what a second time reads is not fetched
-  // ahead; of more tokens four, so that the other warps may go on.
-  static constexpr int kEach = kTokens > 8 || kRows * 8 > 2 * kThreads ? 4 : kRows * 8 > kThreads ? 2 : 1;
+  // Neighbouring columns of D that a lane takes through the steps of an epilogue: one, where all lanes then have some
+  // once; else four, which are read and written together, so that the other warps may go on, and what a lane reads is
+  // all fetched ahead.
+  static constexpr int kEach = kRows * kTokens <= kThreads ? 1 : 4;
   static constexpr int kPartialBytes = kWarps * kRoundTokens * kPitch * 4;  // [warp][kRoundTokens][kPitch]
 };
 

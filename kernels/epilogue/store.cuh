@@ -5,6 +5,7 @@
 #include <cutlass/half.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/epilogue/activation.cuh"
 #include "kernels/epilogue/operands.h"
@@ -15,6 +16,18 @@ namespace machete::epilogue {
 template <class T, int kCount>
 struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Neighbours {
   T value[kCount];
+};
+
+/// The same in whole registers, so that what is fetched ahead is not taken apart, and waited for, where it is fetched.
+template <class T, int kCount>
+struct alignas(Neighbours<T, kCount>) Registers {
+  using Word = std::conditional_t<sizeof(T) * kCount == 2, std::uint16_t, std::uint32_t>;
+  Word words[sizeof(T) * kCount / sizeof(Word)];
+
+  __device__ static Registers of(const Neighbours<T, kCount>& values) {
+    return reinterpret_cast<const Registers&>(values);
+  }
+  __device__ Neighbours<T, kCount> values() const { return reinterpret_cast<const Neighbours<T, kCount>&>(*this); }
 };
 
 /// Writes neighbouring columns of one token, those inside the problem. First columns are multiples of how many there
@@ -47,7 +60,7 @@ struct Store {
 
   /// Of the residual, where there is one.
   template <int kCount>
-  using Residual = Neighbours<Element, kCount>;
+  using Residual = Registers<Element, kCount>;
   template <int kCount>
   __device__ Residual<kCount> residual(int token, int column) const {
     Residual<kCount> result;
@@ -58,8 +71,9 @@ struct Store {
 
   template <int kCount>
   __device__ static void add(const Residual<kCount>& residual, float (&values)[kCount]) {
+    const auto each = residual.values();
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(residual.value[i]);
+    for (int i = 0; i < kCount; ++i) values[i] += static_cast<float>(each.value[i]);
   }
 
   /// The last step: rounds to whatever D is of, and stores.
@@ -85,8 +99,8 @@ struct Store {
   template <int kCount>
   struct Inputs {
     float token_scale;
-    Neighbours<float, kCount> channel_scale[2];  // of up, too, where there is swiglu
-    Neighbours<Element, kCount> bias[2];
+    Registers<float, kCount> channel_scale[2];  // of up, too, where there is swiglu
+    Registers<Element, kCount> bias[2];
     Residual<kCount> residual;
   };
   template <int kCount>
@@ -97,11 +111,11 @@ struct Store {
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
       if (part == 1 && !swiglu()) break;
+      Neighbours<float, kCount> ones;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        in.channel_scale[part].value[i] = 1.f;
-        in.bias[part].value[i] = Element(0.f);
-      }
+      for (int i = 0; i < kCount; ++i) ones.value[i] = 1.f;
+      in.channel_scale[part] = Registers<float, kCount>::of(ones);
+      in.bias[part] = {};
       const auto* bias = static_cast<const Element*>(operands.bias);
       if (operands.channel_scale != nullptr) {
         get(operands.channel_scale + part * columns, column, in.channel_scale[part]);
@@ -118,8 +132,8 @@ struct Store {
                          const Inputs<kCount>& in) const {
     float y[kCount];
     const auto scaled = [&](int part, int i, float sum) {
-      return fmaf(sum * in.token_scale, factor * in.channel_scale[part].value[i],
-                  static_cast<float>(in.bias[part].value[i]));
+      return fmaf(sum * in.token_scale, factor * in.channel_scale[part].values().value[i],
+                  static_cast<float>(in.bias[part].values().value[i]));
     };
 #pragma unroll
     for (int i = 0; i < kCount; ++i) y[i] = scaled(0, i, sums[i]);
@@ -135,15 +149,17 @@ struct Store {
  private:
   /// Of a row [columns], those that there are.
   template <class T, int kCount>
-  __device__ void get(const T* row, int column, Neighbours<T, kCount>& out) const {
+  __device__ void get(const T* row, int column, Registers<T, kCount>& out) const {
     if (aligned && column + kCount <= columns) {
-      out = *reinterpret_cast<const Neighbours<T, kCount>*>(row + column);
+      out = *reinterpret_cast<const Registers<T, kCount>*>(row + column);
       return;
     }
+    Neighbours<T, kCount> each = {};
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      if (column + i < columns) out.value[i] = row[column + i];
+      if (column + i < columns) each.value[i] = row[column + i];
     }
+    out = Registers<T, kCount>::of(each);
   }
 
   template <class T, int kCount>
