@@ -80,6 +80,8 @@ plots: ## Draw the plots of docs/ from bench/results/
 	  $(or $(ARGS),bench/results bench/results/e2e bench/peers)
 	@[ -n "$(ARGS)" ] || MPLCONFIGDIR=.venv/matplotlib PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete plot \
 	  --steps -o docs/plots bench/results/between
+	@[ -n "$(ARGS)" ] || MPLCONFIGDIR=.venv/matplotlib PYTHONPATH=$(DEMO_BUILD)/python .venv/bin/python -m machete plot \
+	  -o docs/plots/h200 bench/results/h200
 
 ##@ Develop
 check: format-check lint test ## What CI checks

@@ -77,6 +77,26 @@ def test_outputs_of_other_types(activation_bits):
             check(found, *given, None if scale is None else scale.cpu())
 
 
+@pytest.mark.parametrize("activation_bits", [16, 8])
+def test_bias_is_added_before_the_one_rounding(activation_bits):
+    packed = machete.prepack(machete.quantize(torch.randn(67, 256)), device="cuda", activation_bits=activation_bits)
+    bias = torch.randn(70, dtype=torch.bfloat16, device="cuda")
+    layer = machete.Linear.from_packed(packed, bias[:67], None if activation_bits == 16 else "s8").requires_grad_()
+    options = {} if activation_bits == 16 else {"activations": "s8"}
+    for m in (1, 8, 17, 130):
+        x = torch.randn(m, 256, dtype=torch.bfloat16, device="cuda")
+        exact = machete.linear(x, packed, out_dtype=torch.float32, **options)
+        for b in (bias[:67], bias[2:69]):  # the second on no multiple of 16 bytes
+            y = machete.linear(x, packed, b, **options)
+            torch.testing.assert_close(y.float(), exact + b, rtol=2.0**-8, atol=1e-4)
+        with torch.no_grad():
+            assert torch.equal(layer(x), machete.linear(x, packed, bias[:67], **options))
+        y = layer(x.requires_grad_())
+        y.sum().backward()
+        assert torch.equal(layer.bias.grad, torch.full_like(bias[:67], m))
+        layer.bias.grad = None
+
+
 def test_outputs_are_of_torchs_allocator():
     packed = machete.prepack(machete.quantize(torch.randn(256, 512)), device="cuda")
     x = torch.randn(4096, 512, dtype=torch.bfloat16, device="cuda")
