@@ -186,7 +186,9 @@ def test_opcheck(activations, shape):
     checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
     checks += ["test_schema"] if activations == "s8" else []
     given = arguments(packed, *shape, activations=activations)
-    torch.library.opcheck(torch.ops.machete.linear_8bit.default, given, test_utils=checks)
+    for requires_grad in (None, False, True):
+        bias = None if requires_grad is None else torch.randn(48).bfloat16().requires_grad_(requires_grad)
+        torch.library.opcheck(torch.ops.machete.linear_8bit.default, (*given, None, bias), test_utils=checks)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])

@@ -27,6 +27,14 @@ def test_opcheck_of_options(packed):
     torch.library.opcheck(torch.ops.machete.linear.default, arguments(packed, 3), {"schedule": "cpu", "overlap": True})
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (0,)])
+@pytest.mark.parametrize("requires_grad", [(False, False), (True, False), (False, True), (True, True)])
+def test_opcheck_of_a_bias(packed, shape, requires_grad):
+    x, *kind = arguments(packed, *shape, requires_grad=requires_grad[0])
+    bias = torch.randn(48, dtype=torch.bfloat16, requires_grad=requires_grad[1])
+    torch.library.opcheck(torch.ops.machete.linear.default, (x, *kind, None, bias))
+
+
 def test_opcheck_of_out(packed):
     out = torch.empty(2, 3, 48, dtype=torch.bfloat16)
     torch.library.opcheck(torch.ops.machete.linear.out, arguments(packed, 2, 3), {"out": out})
