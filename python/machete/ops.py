@@ -85,10 +85,11 @@ def _linear_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tenso
     how, beside = _told(kind, **options)
     _, k, _, scale_type, *_ = how
     check(x, packed, k, scale_type)
-    return _empty(x, how, beside)
+    return _output(x, how, beside)
 
 
-def _empty(x: Tensor, how: How, beside: Beside) -> Tensor:
+def _output(x: Tensor, how: How, beside: Beside) -> Tensor:
+    """The one that is given, or one of the shape that x and the weight ask for; what does not fit is refused."""
     n, _, _, scale_type, *_, swiglu, _, _, out_type = how
     dtype = output_dtype(scale_type, out_type)
     check_output_scale(x, beside.output_scale, dtype)
@@ -142,7 +143,7 @@ def _linear_8bit_fake(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind:
     how, beside = _told(kind, activations=name_of_codes(codes.dtype), **options)
     _, k, *_, activations, _, _ = how
     check_codes(codes, token_scale, packed, k, activations)
-    return _empty(codes, how, beside)
+    return _output(codes, how, beside)
 
 
 def _linear_8bit_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor, **_: Any) -> None:
