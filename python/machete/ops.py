@@ -24,10 +24,8 @@ from machete.product import (
     Beside,
     How,
     check,
-    check_bias,
+    check_beside,
     check_codes,
-    check_out,
-    check_output_scale,
     columns_of,
     name_of_codes,
     output_dtype,
@@ -90,14 +88,11 @@ def _linear_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> Tenso
 
 def _output(x: Tensor, how: How, beside: Beside) -> Tensor:
     """The one that is given, or one of the shape that x and the weight ask for; what does not fit is refused."""
+    check_beside(x, beside, how)
+    if beside.out is not None:
+        return beside.out
     n, _, _, scale_type, *_, swiglu, _, _, out_type = how
-    dtype = output_dtype(scale_type, out_type)
-    check_output_scale(x, beside.output_scale, dtype)
-    check_bias(x, beside.bias, how)
-    if beside.out is None:
-        return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)), dtype=dtype)
-    check_out(x, beside.out, columns_of(n, swiglu), dtype)
-    return beside.out
+    return x.new_empty((*x.shape[:-1], columns_of(n, swiglu)), dtype=output_dtype(scale_type, out_type))
 
 
 def _linear_out_fake(x: Tensor, packed: Tensor, *kind: Any, **options: Any) -> None:

@@ -83,10 +83,7 @@ class Product:
     def _written(self, x: Tensor, packed: Tensor, token_scale: Tensor | None, beside: Beside) -> Tensor:
         """`out`, or a new output for the rows of x, with the product."""
         out, output_scale, bias = beside
-        check_output_scale(x, output_scale, self._dtype)
-        check_bias(x, bias, self._how)
-        if out is not None:
-            check_out(x, out, self._columns, self._dtype)
+        check_beside(x, beside, self._how)
         # Where rows of `out` are no rows of a matrix, or no kernel could write them, they are written elsewhere first.
         if out is not None and out.is_contiguous() and (not out.is_cuda or out.data_ptr() % 16 == 0):
             result = out
@@ -211,6 +208,15 @@ def check_codes(codes: Tensor, token_scale: Tensor, packed: Tensor, k: int, acti
 def _check_device(x: Tensor, packed: Tensor) -> None:
     if x.device != packed.device:
         raise ValueError(f"x lies on {x.device}, the weight on {packed.device}; move one to the other")
+
+
+def check_beside(x: Tensor, beside: Beside, how: How) -> None:
+    n, _, _, scale_type, *_, swiglu, _, _, out_type = how
+    dtype = output_dtype(scale_type, out_type)
+    check_output_scale(x, beside.output_scale, dtype)
+    check_bias(x, beside.bias, how)
+    if beside.out is not None:
+        check_out(x, beside.out, columns_of(n, swiglu), dtype)
 
 
 def check_output_scale(x: Tensor, output_scale: Tensor | None, dtype: torch.dtype) -> None:
