@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cute/config.hpp>
 
 namespace machete::gemm {
@@ -43,27 +44,39 @@ struct Shares {
   int steps;   // of K, in a tile
   int ctas;
   int part;   // of the shared steps, a CTA's
-  int extra;  // CTAs, the first ones, have one more
+  int extra;  // CTAs, the first ones (with split: of each tile), have one more
+  int split;  // CTAs that have a shared tile to themselves; 0: parts are cut wherever they end
 
   /// Where a CTA's part of the shared steps begins.
-  CUTE_HOST_DEVICE int begin(int cta) const { return cta * part + (cta < extra ? cta : extra); }
+  CUTE_HOST_DEVICE int begin(int cta) const {
+    const int tile = split > 0 ? cta / split : 0;
+    const int rank = cta - tile * split;
+    return tile * steps + rank * part + (rank < extra ? rank : extra);
+  }
 };
 
 /// As many shared tiles as leave every CTA the same work: one to two a CTA, or all where there are fewer than that.
+/// These are split evenly where that makes hardly a CTA longer: whose parts begin at the same k reads activations when
+/// others do.
 inline Shares shares_of(int tiles, int steps, int sms, bool stream_k) {
   const int shared = tiles < sms ? tiles : sms + tiles % sms;
   const long long all = static_cast<long long>(shared) * steps;
-  if (!stream_k || tiles % sms == 0 || all > 1 << 30) return {tiles, 0, steps, tiles < sms ? tiles : sms, 0, 0};
+  if (!stream_k || tiles % sms == 0 || all > 1 << 30) return {tiles, 0, steps, tiles < sms ? tiles : sms, 0, 0, 0};
   const long long most = (all + sms - 1) / sms;  // steps of the busiest CTA
+  const int split = std::min(sms / tiles, steps);
+  if (split > 1 && (steps + split - 1) / split <= most + most / 16) {
+    return {tiles, tiles, steps, tiles * split, steps / split, steps % split, split};
+  }
   // Of fewer tiles than SMs, no more CTAs take part than that needs.
   const int ctas = tiles < sms ? static_cast<int>((all + most - 1) / most) : sms;
-  return {tiles, shared, steps, ctas, static_cast<int>(all / ctas), static_cast<int>(all % ctas)};
+  return {tiles, shared, steps, ctas, static_cast<int>(all / ctas), static_cast<int>(all % ctas), 0};
 }
 
 /// The tiles of one CTA and its steps of K in them, one after the other.
 class Walk {
  public:
   CUTE_HOST_DEVICE Walk(const Shares& shares, int cta) : shares_(shares), cta_(cta) {
+    low_ = shares.begin(cta);
     high_ = shares.begin(cta + 1);
     next_ = shares.shared + cta;
     advance();
@@ -86,11 +99,10 @@ class Walk {
   }
 
   CUTE_HOST_DEVICE void advance() {
-    const int low = shares_.begin(cta_);
-    if (high_ > low) {
+    if (high_ > low_) {
       tile_ = uniform((high_ - 1) / shares_.steps);
       const int first = tile_ * shares_.steps;
-      begin_ = low > first ? low - first : 0;
+      begin_ = low_ > first ? low_ - first : 0;
       end_ = high_ - first;
       high_ = first + begin_;
     } else {
@@ -114,6 +126,7 @@ class Walk {
 
   const Shares& shares_;
   int cta_;
+  int low_;   // where the part begins
   int high_;  // where what is left of the part ends
   int next_;  // whole tile
   int tile_;

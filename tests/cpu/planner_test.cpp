@@ -205,6 +205,10 @@ TEST(Walk, SharesOutEveryStepOnce) {
           EXPECT_EQ(taken.size(), given.size());
           for (const auto& [giver, times] : taken) EXPECT_EQ(times, 1) << "CTA " << giver;
           EXPECT_LE(busiest - idlest, stream_k ? 1 : steps);
+          if (stream_k && tiles < sms) {
+            const int most = (tiles * steps + sms - 1) / sms;
+            EXPECT_LE(busiest, most + most / 16) << "an even split must not cost more";
+          }
         }
       }
     }
