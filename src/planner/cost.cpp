@@ -6,7 +6,6 @@
 #include <cmath>
 #include <initializer_list>
 
-#include "kernels/gemm/scheduler.h"
 #include "kernels/prepack/shape.h"
 #include "kernels/turns/share.h"
 
@@ -61,7 +60,7 @@ struct TileShares {
   bool early = false;    // those come first, whole ones follow
   double scattered = 0;  // 0: CTAs that share a tile begin where others do; 1: all at different k
 
-  TileShares(double tiles, double steps, int sms, bool stream_k)
+  TileShares(double tiles, double steps, double sms, bool stream_k)
       : busiest(ceil_div(tiles, sms) * steps), finished(ceil_div(tiles, sms)) {
     const double rest = std::fmod(tiles, sms);
     if (!stream_k || rest == 0) return;
@@ -71,9 +70,7 @@ struct TileShares {
     const double whole = (tiles - common) / sms;
     busiest = ceil_div(common * steps, sms) + whole * steps;
     finished = ceil_div(common, sms) + whole;
-    const int split = gemm::shares_of(static_cast<int>(tiles), static_cast<int>(steps), sms, true).split;
-    if (split > 0) busiest = ceil_div(steps, split);
-    const double ctas_a_tile = split > 0 ? split : sms / common;
+    const double ctas_a_tile = sms / common;
     if (!early) parts = ctas_a_tile;
     scattered = 2 * std::abs(ctas_a_tile - std::round(ctas_a_tile));
   }
