@@ -63,7 +63,8 @@ inline Shares shares_of(int tiles, int steps, int sms, bool stream_k) {
   const long long all = static_cast<long long>(shared) * steps;
   if (!stream_k || tiles % sms == 0 || all > 1 << 30) return {tiles, 0, steps, tiles < sms ? tiles : sms, 0, 0, 0};
   const long long most = (all + sms - 1) / sms;  // steps of the busiest CTA
-  const int split = std::min(sms / tiles, steps);
+  constexpr int kMost = 8;  // CTAs of a tile, so that it is soon found who gives (Walk::first_giver)
+  const int split = std::min({sms / tiles, steps, kMost});
   if (split > 1 && (steps + split - 1) / split <= most + most / 16) {
     return {tiles, tiles, steps, tiles * split, steps / split, steps % split, split};
   }

@@ -129,8 +129,9 @@ Estimate estimate_gemm(const Problem& problem, const Schedule& schedule, const M
   const bool promotes = problem.a_type == DataType::kE4m3 && !problem.fast_accumulation;
   const bool scales_steps = element == 1 && (promotes || shape.packed_groups > 1);
   const double scaling = scales_steps ? gemm.scale_clocks * atoms * tile.m : 0;
-  // Three warpgroups hide one's unpacking behind the others' MMAs.
-  const double step = norm({mma, tile.n % 128 == 0 ? unpack : 0}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;
+  // Three warpgroups hide one's unpacking behind the others' MMAs, if those are long.
+  const bool hidden = tile.n % 128 != 0 && tile.m >= 128;
+  const double step = norm({mma, hidden ? 0 : unpack}, 2) + gemm.stage_clocks * 128 / tile.k + scaling;
   const double store = gemm.store_clocks * tile.n * tile.m * shares.finished;
   e.compute_us = (shares.busiest * step + store + gemm.drain_clocks * shares.finished) * kUsPerClock;
   // Zeros cost no power.
