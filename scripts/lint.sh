@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 build=$1
 scripts/build.sh "$build" machete_build_info  # the compile commands, and the generated headers
 echo "-- clang-tidy over $(scripts/sources.sh core | wc -l) files"
-# The analyzer follows paths into what is called two thirds of the time, most of it within nlohmann::json: shallow, it does so less.
+# Two thirds of the time went into paths that the analyzer follows into callees, nlohmann::json's above all: shallow, it follows fewer.
 shallow=(--extra-arg=-Xclang --extra-arg=-analyzer-config --extra-arg=-Xclang --extra-arg=mode=shallow)
 scripts/sources.sh core | xargs -P "$(nproc)" -n 1 clang-tidy-14 -p "$build" --quiet "${shallow[@]}" 2> >(grep -v 'warnings generated' >&2)
 echo "-- ruff"
