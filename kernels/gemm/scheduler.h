@@ -47,24 +47,28 @@ struct Shares {
   int extra;  // CTAs, the first ones (with split: of each tile), have one more
   int split;  // CTAs that have a shared tile to themselves; 0: parts are cut wherever they end
 
-  /// Where a CTA's part of the shared steps begins.
-  CUTE_HOST_DEVICE int begin(int cta) const {
+  struct Part {
+    int begin;  // of the shared steps
+    int end;
+  };
+
+  CUTE_HOST_DEVICE Part part_of(int cta) const {
     const int tile = split > 0 ? cta / split : 0;
     const int rank = cta - tile * split;
-    return tile * steps + rank * part + (rank < extra ? rank : extra);
+    const int begin = tile * steps + rank * part + (rank < extra ? rank : extra);
+    return {begin, begin + part + (rank < extra ? 1 : 0)};
   }
 };
 
 /// As many shared tiles as leave every CTA the same work: one to two a CTA, or all where there are fewer than that.
-/// These are split evenly where that makes hardly a CTA longer: whose parts begin at the same k reads activations when
-/// others do.
+/// Where all are shared and it makes hardly a CTA longer, each is split evenly: CTAs whose parts begin at the same k
+/// read the same activations at the same time.
 inline Shares shares_of(int tiles, int steps, int sms, bool stream_k) {
   const int shared = tiles < sms ? tiles : sms + tiles % sms;
   const long long all = static_cast<long long>(shared) * steps;
   if (!stream_k || tiles % sms == 0 || all > 1 << 30) return {tiles, 0, steps, tiles < sms ? tiles : sms, 0, 0, 0};
   const long long most = (all + sms - 1) / sms;  // steps of the busiest CTA
-  constexpr int kMost = 8;  // CTAs of a tile, so that it is soon found who gives (Walk::first_giver)
-  const int split = std::min({sms / tiles, steps, kMost});
+  const int split = std::min(sms / tiles, steps);
   if (split > 1 && (steps + split - 1) / split <= most + most / 16) {
     return {tiles, tiles, steps, tiles * split, steps / split, steps % split, split};
   }
@@ -77,8 +81,9 @@ inline Shares shares_of(int tiles, int steps, int sms, bool stream_k) {
 class Walk {
  public:
   CUTE_HOST_DEVICE Walk(const Shares& shares, int cta) : shares_(shares), cta_(cta) {
-    low_ = shares.begin(cta);
-    high_ = shares.begin(cta + 1);
+    const Shares::Part part = shares.part_of(cta);
+    low_ = part.begin;
+    high_ = part.end;
     next_ = shares.shared + cta;
     advance();
   }
@@ -92,10 +97,10 @@ class Walk {
   /// If not, it gives.
   CUTE_HOST_DEVICE bool ends() const { return end_ == shares_.steps; }
   CUTE_HOST_DEVICE int first_giver() const {
-    int giver = cta_;
-    if (begin_ > 0) {
-      while (shares_.begin(giver) > tile_ * shares_.steps) --giver;
-    }
+    if (begin_ == 0) return cta_;
+    if (shares_.split > 0) return cta_ - cta_ % shares_.split;
+    int giver = cta_ - 1;
+    while (shares_.part_of(giver).begin > tile_ * shares_.steps) --giver;
     return giver;
   }
 
