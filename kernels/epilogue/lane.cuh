@@ -12,7 +12,7 @@ CUTE_HOST_DEVICE constexpr int place_of(int token, int eight) { return token * 8
 /// atoms (64 rows a warpgroup) in turn. Element f = token of a pair + 2 (half of the strip) + 4 (octet of tokens) +
 /// 8 (step).
 ///
-/// Visitors find it in args.epi_tile; their epi_n is the fragment.
+/// Visitors find it in args.epi_tile; their epi_n is the fragment. end_loop comes between two fragments.
 template <int kAtoms_, int kAtomRows_, int kSteps_>
 struct Lane {
   static constexpr int kAtoms = kAtoms_;

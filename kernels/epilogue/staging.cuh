@@ -40,87 +40,132 @@ struct Staging {
   int warpgroup;
   int lane;  // of the warpgroup
 
-  /// Stores the tile whose first row and token these are, of which D has `store`'s part: through a tree of visitors or
-  /// epilogue::NoTree. `source` may hold the tile's residual (kernels/gemm/source.cuh).
-  template <class Tree, class Accumulators, class Source>
+  /// Stores the tile whose first row and token these are, of which D has `store`'s part, through a tree of visitors.
+  /// `source` may hold the tile's residual (kernels/gemm/source.cuh). kStraight: without a loop where that is possible,
+  /// which is faster, and several times the code.
+  template <class Tree, bool kStraight, class Accumulators, class Source>
   __device__ __forceinline__ void drain(const typename Tree::Params& tree,
                                         Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1), lost */,
                                         const Store<Element>& store, const Source& source, int first_row,
                                         int first_token) const {
-    if constexpr (std::is_same_v<Tree, NoTree>) {
-      round(accumulators, store, first_row, first_token);
-    } else {
-      visit<Tree>(tree, accumulators, store, source, first_row, first_token);
+    bool done = false;
+    if constexpr (kStraight) {
+      if (Out::serves(store, source.there())) {
+        Known<Tree>::template with<Config::kBytes>(tree, [&](const auto& known) {
+          straight<Tree>(known, accumulators, store, source, first_row, first_token);
+          done = true;
+        });
+      }
     }
-  }
-
- private:
-  /// Stores the tokens of the tile that there are, rounded sums as they are: unrolled, since registers have no index.
-  template <class Accumulators>
-  __device__ __forceinline__ void round(const Accumulators& accumulators, const Store<Element>& store, int first_row,
-                                        int first_token) const {
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      if (first_token + step / Config::kAtoms * kTokens >= store.m) break;
-      StepValues sums;
-#pragma unroll
-      for (int f = 0; f < 8; ++f) sums[f] = store.factor * sum(accumulators, step, f);
-      store(first_token + token_of(step), first_row + row_of(step), turn(sums, step));
-    }
+    if (!done) loop<Tree>(tree, accumulators, store, source, first_row, first_token);
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
-  /// Through the visitors of a tree, steps together: a loop, since all steps at once are more code than an SM keeps at
-  /// hand, and waiting for it took longer than the work. Registers have no index, so a fragment comes to where the
-  /// first one was.
+ private:
+  /// Where a lane stores its eights of fragments of 16 bits, of tokens that follow each other.
+  struct Out {
+    /// Whether all rows of D are whole eights, on 16 bytes, and their residual, if there is one, is in them.
+    __device__ static bool serves(const Store<Element>& store, bool source) {
+      return store.aligned && store.columns % 8 == 0 && is_16_bits(store.d_type) &&
+             (store.operands.residual == nullptr || source);
+    }
+
+    Element* at;          // of the first token and atom
+    std::int64_t stride;  // of a step's tokens
+    int atom;             // from one atom's eight to the next one's
+    int tokens;           // from the lane's first one on, that there are
+    bool rows[Config::kAtoms];
+
+    __device__ Out(const Staging& staging, const Store<Element>& store, int first_row, int first_token) {
+      const int token = first_token + staging.token_of(0);
+      const int row = first_row + staging.row_of(0);
+      at = static_cast<Element*>(store.d) + token * store.ldd + column_of(store, row);
+      stride = kTokens * store.ldd;
+      atom = column_of(store, Config::kWarpgroups * 64);
+      tokens = store.m - token;
+#pragma unroll
+      for (int i = 0; i < Config::kAtoms; ++i) {
+        rows[i] = holds(store, row) && column_of(store, row) + i * atom < store.columns;
+      }
+    }
+  };
+
+  /// All the tile's fragments, one after the other without a loop: registers need no index, and with what is known of
+  /// the tree nothing is left to branch on.
   template <class Tree, class Accumulators, class Source>
-  __device__ __forceinline__ void visit(const typename Tree::Params& tree, Accumulators& accumulators,
-                                        const Store<Element>& store, const Source& source, int first_row,
-                                        int first_token) const {
-    const LaneOfTile place = {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2,
-                              store.m, store.n, store.swiglu()};
+  __device__ __forceinline__ void straight(const typename Tree::Params& tree, const Accumulators& accumulators,
+                                           const Store<Element>& store, const Source& source, int first_row,
+                                           int first_token) const {
+    Tensor residual = make_tensor<Element>(Int<LaneOfTile::kFragment>{});  // (kFragment)
+    auto callbacks = callbacks_of(Tree(tree, {}), place(store, first_row, first_token), residual);
+    callbacks.begin();
+    Out out(*this, store, first_row, first_token);
+#pragma unroll
+    for (int fragment = 0; fragment < kFragments; ++fragment) {
+      if (first_token + fragment * LaneOfTile::kTokens >= store.m) break;
+      if (fragment > 0) callbacks.end_loop(0, fragment - 1);
+      if (source.there()) fetch(source, fragment, residual);
+      put(visit<Tree>(callbacks, accumulators, store, fragment, fragment), fragment > 0, out);
+    }
+    callbacks.end();
+  }
+
+  /// The same as a loop, which is less code, for any D: each fragment comes to where the first one was.
+  template <class Tree, class Accumulators, class Source>
+  __device__ __forceinline__ void loop(const typename Tree::Params& tree, Accumulators& accumulators,
+                                       const Store<Element>& store, const Source& source, int first_row,
+                                       int first_token) const {
     Tensor residual = make_tensor<Element>(Int<LaneOfTile::kFragment>{});  // (kFragment)
     clear(residual);
-    Element* out = nullptr;  // of the lane's first eight, where D has all rows of the tile
-    if (store.aligned && is_16_bits(store.d_type) && (store.operands.residual == nullptr || source.there()) &&
-        first_row + Config::kTileN <= store.n) {
-      out = static_cast<Element*>(store.d) + (first_token + token_of(0)) * store.ldd +
-            column_of(store, first_row + row_of(0));
-    }
-    auto callbacks = callbacks_of(Tree(tree, {}), place, residual);
+    auto callbacks = callbacks_of(Tree(tree, {}), place(store, first_row, first_token), residual);
     callbacks.begin();
 #pragma unroll 1
     for (int fragment = 0; fragment < kFragments; ++fragment) {
       const int token = first_token + fragment * LaneOfTile::kTokens;
       if (token >= store.m) break;
+      if (fragment > 0) callbacks.end_loop(0, fragment - 1);
       if (source.there()) fetch(source, fragment, residual);
-      Values sums;
-#pragma unroll
-      for (int f = 0; f < LaneOfTile::kFragment; ++f) {
-        sums[f] = (kHasFactor<Tree> ? 1.f : store.factor) * sum(accumulators, f / 8, f % 8);
-      }
-      callbacks.begin_loop(0, fragment);
-      const Values values = callbacks.visit(sums, 0, 0, fragment);
-      callbacks.end_loop(0, fragment);
-      if (out != nullptr && token + LaneOfTile::kTokens <= store.m) {
-        put(values, fragment, out, store);
+      const Values values = visit<Tree>(callbacks, accumulators, store, 0, fragment);
+      const Staging here{buffers, warpgroup, kernels::afresh(lane)};
+      const bool late = store.operands.residual != nullptr && !source.there();
+      if constexpr (std::is_same_v<Tree, NoTree>) {
+        here.put_some(values, fragment, store, first_row, token);
+      } else if (Out::serves(store, source.there())) {
+        Out out(here, store, first_row, token);
+        here.put(values, true, out);
+      } else if (is_16_bits(store.d_type) && !late) {
+        here.put_some(values, fragment, store, first_row, token);
       } else {
-        Staging{buffers, warpgroup, kernels::afresh(lane)}.put_any(values, fragment, store, source.there(), first_row,
-                                                                   token);
+        here.put_wide(values, store, late, first_row, token);
       }
-      if (out != nullptr) out += LaneOfTile::kTokens * store.ldd;
       if constexpr (kFragments > 1) bring<1, kFragments - 1>(fragment + 1, accumulators);
     }
     callbacks.end();
-    cutlass::arch::NamedBarrier::sync(128, warpgroup);
+  }
+
+  __device__ LaneOfTile place(const Store<Element>& store, int first_row, int first_token) const {
+    return {first_row + warpgroup * 64 + lane / 32 * 16 + lane % 32 / 4, first_token + lane % 4 * 2, store.m, store.n,
+            store.swiglu()};
+  }
+
+  /// A fragment through a tree. at: where it is among the accumulators.
+  template <class Tree, class Callbacks, class Accumulators>
+  __device__ static Values visit(Callbacks& callbacks, const Accumulators& accumulators, const Store<Element>& store,
+                                 int at, int fragment) {
+    Values sums;
+#pragma unroll
+    for (int f = 0; f < LaneOfTile::kFragment; ++f) {
+      sums[f] = (kHasFactor<Tree> ? 1.f : store.factor) * sum(accumulators, at * kTogether + f / 8, f % 8);
+    }
+    callbacks.begin_loop(0, fragment);
+    return callbacks.visit(sums, 0, 0, fragment);
   }
   static constexpr int kFragments = kSteps / kTogether;
 
-  /// Element f of a step.
+  /// Element f of a step: the accumulators of an atom are compact, as token of a pair, half of the strip, octet.
   template <class Accumulators>
-  __device__ static decltype(auto) sum(Accumulators& accumulators, int step, int f) {
-    return accumulators(make_coord(f % 2, LaneOfTile::half(f), step / Config::kAtoms * 2 + f / 4),
-                        step % Config::kAtoms, _0{});
+  __device__ static auto& sum(Accumulators& accumulators, int step, int f) {
+    return accumulators.data()[step % Config::kAtoms * (Config::kTileM / 2) + step / Config::kAtoms * 8 + f];
   }
 
   /// Puts a fragment that the compiler does not know, of kCount from kFirst on, in the place of the first.
@@ -157,32 +202,38 @@ struct Staging {
   __device__ static bool holds(const Store<Element>& store, int row) { return !store.swiglu() || row % 16 == 0; }
   __device__ static int column_of(const Store<Element>& store, int row) { return store.swiglu() ? row / 2 : row; }
 
-  /// Stores a fragment all of which D has, 16 bits each, the lane's first eight at `out`.
-  __device__ __forceinline__ void put(const Values& values, int fragment, Element* out,
-                                      const Store<Element>& store) const {
-    const bool own = holds(store, row_of(0));
+  /// Stores a fragment and goes on to the next. again: there was one before, in the same buffers.
+  __device__ __forceinline__ void put(const Values& values, bool again, Out& out) const {
+    if (again) cutlass::arch::NamedBarrier::sync(128, warpgroup);  // what was there has been read
+#pragma unroll
+    for (int step = 0; step < kTogether; ++step) write(buffers[step], step_of(values, step));
+    cutlass::arch::NamedBarrier::sync(128, warpgroup);
 #pragma unroll
     for (int step = 0; step < kTogether; ++step) {
-      const uint4 rounded = turn(step_of(values, step), fragment * kTogether + step);
-      Element* at = out + step / Config::kAtoms * kTokens * store.ldd +
-                    column_of(store, step % Config::kAtoms * Config::kWarpgroups * 64);
-      if (own) *reinterpret_cast<uint4*>(at) = rounded;
+      const int atom = step % Config::kAtoms;
+      const uint4 rounded = read(buffers[step]);
+      if (out.rows[atom] && out.tokens > 0) *reinterpret_cast<uint4*>(out.at + atom * out.atom) = rounded;
+      if (atom == Config::kAtoms - 1) {
+        out.at += out.stride;
+        out.tokens -= kTokens;
+      }
     }
   }
 
-  /// Stores what D has of a fragment whose first token this is. added: the residual is in it, if there is one.
-  __device__ __forceinline__ void put_any(const Values& values, int fragment, const Store<Element>& store, bool added,
-                                          int first_row, int token) const {
-    const bool late = store.operands.residual != nullptr && !added;
-    if (is_16_bits(store.d_type) && !late) {
+  /// Stores what D has, of 16 bits, of a fragment whose first token this is.
+  __device__ __forceinline__ void put_some(const Values& values, int fragment, const Store<Element>& store,
+                                           int first_row, int token) const {
 #pragma unroll 1
-      for (int step = 0; step < kTogether; ++step) {
-        const uint4 rounded = turn(one_of(values, step), fragment * kTogether + step);
-        const int row = first_row + row_of(step);
-        if (holds(store, row)) store(token + token_of(step), column_of(store, row), rounded);
-      }
-      return;
+    for (int step = 0; step < kTogether; ++step) {
+      const uint4 rounded = turn(one_of(values, step), fragment * kTogether + step);
+      const int row = first_row + row_of(step);
+      if (holds(store, row)) store(token + token_of(step), column_of(store, row), rounded);
     }
+  }
+
+  /// The same of any type. late: the residual is still to be added.
+  __device__ __forceinline__ void put_wide(const Values& values, const Store<Element>& store, bool late, int first_row,
+                                           int token) const {
 #pragma unroll 1
     for (int step = 0; step < kTogether; ++step) {
       const Staging here{buffers, warpgroup, kernels::afresh(lane)};
@@ -213,8 +264,10 @@ struct Staging {
     write(buffer, values);
     // Of two buffers in turn, the one written next was read before this barrier.
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
-    const int token = lane / 8;
-    return reinterpret_cast<const uint4*>(buffer)[place_of(token, lane % 8)];
+    return read(buffer);
+  }
+  __device__ uint4 read(const Element* buffer) const {
+    return reinterpret_cast<const uint4*>(buffer)[place_of(lane / 8, lane % 8)];
   }
   __device__ int token_of(int step) const { return step / Config::kAtoms * kTokens + lane / 8; }
   __device__ int row_of(int step) const {

@@ -207,10 +207,8 @@ inline constexpr auto kToNearest = cutlass::FloatRoundStyle::round_to_nearest;
 template <template <class> class Step>
 using Compute = fusion::Sm90Compute<Step, float, float, kToNearest>;
 
-/// No tree at all: sums are rounded as they are.
-struct NoTree {
-  struct Params {};
-};
+/// The least tree: sums are rounded as they are.
+using NoTree = fusion::Sm90AccFetch;
 
 /// acc * token_scale * channel_scale + bias, of which any may be absent.
 template <class Element>
@@ -235,6 +233,55 @@ typename NamedTree<Element>::Params params_of_named(const Store<Element>& store)
        {o.residual != nullptr}},
       nullptr);
 }
+
+/// What a tree's straight drain (kernels/epilogue/staging.cuh) is compiled for: parameters some of which the compiler
+/// knows, so that no step is looked at for every fragment.
+template <class Tree>
+struct Known {
+  /// Calls function(params), or does not where a loop has to do. kTokenScales: as are usual.
+  template <bool kTokenScales, class Function>
+  CUTLASS_DEVICE static void with(const typename Tree::Params& params, const Function& function) {
+    function(params);
+  }
+};
+/// Of the named epilogues those that are common: a tile of them all would take a third longer to compile.
+template <class Element>
+struct Known<NamedTree<Element>> {
+  using Params = typename NamedTree<Element>::Params;
+
+  template <bool kTokenScales, class Function>
+  CUTLASS_DEVICE static void with(const Params& params, const Function& function) {
+    const Activation activation = params.op_0.op_1.kind;
+    const bool residual = params.op_2.there;
+    const auto call = [&](Activation known_activation, bool known_residual) {
+      Params known = params;
+      known.op_0.op_1.kind = known_activation;
+      known.op_2.there = known_residual;
+      const float*& token_scales = known.op_0.op_0.op_0.op_1.values;
+      if constexpr (!kTokenScales) {
+        token_scales = nullptr;
+      } else if (token_scales == nullptr) {
+        __builtin_unreachable();
+      }
+      function(known);
+    };
+    if ((params.op_0.op_0.op_0.op_1.values != nullptr) != kTokenScales) return;
+    if (residual) {
+      if (activation == Activation::kNone) call(Activation::kNone, true);
+      return;
+    }
+    switch (activation) {
+      case Activation::kNone:
+        return call(Activation::kNone, false);
+      case Activation::kSilu:
+        return call(Activation::kSilu, false);
+      case Activation::kSwiglu:
+        return call(Activation::kSwiglu, false);
+      default:
+        return;
+    }
+  }
+};
 
 /// Whether a tree has Store::factor among its scales, which saves a multiplication of every sum. Others get sums that
 /// are multiplied.

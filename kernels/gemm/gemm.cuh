@@ -100,8 +100,10 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     const int lane = kHasTree<Tree> ? own % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
     Source<Config> source(shared, consumer.stage, kHasTree<Tree> && params.source);
-    staging.template drain<Tree>(params.tree, accumulators, params.store, source, tile.n * Config::kTileN,
-                                 tile.m * Config::kTileM);
+    // Main loops of small groups are rarer, and have their own copy of it.
+    constexpr bool kStraight = !kHasTree<Tree> || !kFine;
+    staging.template drain<Tree, kStraight>(params.tree, accumulators, params.store, source, tile.n * Config::kTileN,
+                                            tile.m * Config::kTileM);
     if (source.there()) consumer.stage = source.release(thread);
     if constexpr (kHasTree<Tree>) consumer.template start<kFine>();  // again: a tree leaves no registers for it
   }
