@@ -36,7 +36,7 @@ def fuse_model(model: nn.Module) -> nn.Module:
         elif _has(module, _GATE_UP) and _is_gated_mlp(_class_of(module)) and _is_silu(getattr(module, "act_fn", None)):
             layers = [getattr(module, name) for name in _GATE_UP]
             weight = _concatenate(layers)
-            if weight is not None and layers[0].bias is None:  # the epilogue adds none before the activation
+            if weight is not None:
                 _fuse_gate_up(module, _join(layers, weight, swiglu=True))
     return model
 

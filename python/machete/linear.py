@@ -35,7 +35,8 @@ def linear(
 
     As torch.nn.functional.linear: leading dimensions are kept and may be empty, strides are any. x and the bias have
     the dtype the weight was packed for and lie on its device. The bias is added in the same kernel, before the one
-    rounding. Gradients flow to x and to the bias. `schedule` forces one (`list_schedules` names them); `overlap`,
+    rounding; of a weight with swiglu it is [N] too, gate's and then up's, and comes before the activation. Gradients
+    flow to x and to the bias. `schedule` forces one (`list_schedules` names them); `overlap`,
     `batch_invariant` and `fast_accumulation` (of e4m3 activations) are the options of the C++ library. ValueError:
     shapes, dtypes or devices that do not fit; NotImplementedError: what no kernel serves.
 
@@ -67,8 +68,9 @@ class Linear(nn.Module):
     """A linear layer with a quantised weight.
 
     Its state is the buffer `packed_weight`, uint8 [128 + payload] with a header that loading checks, and the parameter
-    `bias` [out_features]. A new layer has no weight yet: load a state dict, or make the layer with `from_float` or
-    `from_packed`. With `activations`, "e4m3" or "s8", x is quantised token by token before it meets the weight.
+    `bias` [out_features], with swiglu [2 out_features], gate's and then up's. A new layer has no weight yet: load a
+    state dict, or make the layer with `from_float` or `from_packed`. With `activations`, "e4m3" or "s8", x is quantised
+    token by token before it meets the weight.
     """
 
     packed_weight: Tensor
@@ -87,8 +89,6 @@ class Linear(nn.Module):
         activations: str | None = None,
     ) -> None:
         super().__init__()
-        if swiglu and bias:
-            raise ValueError("swiglu=True and bias=True: the epilogue has no place for a bias; leave one out")
         self.in_features = in_features
         self.out_features = out_features
         self.weight_type = weight
@@ -101,7 +101,7 @@ class Linear(nn.Module):
         activations_of(weight, bits_of(activations), activations)  # refuses what does not meet
         self.register_buffer("packed_weight", torch.zeros(size, dtype=torch.uint8, device=device))
         if bias:
-            self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
+            self.bias = nn.Parameter(torch.zeros(self._rows(), dtype=dtype, device=device))
         else:
             self.register_parameter("bias", None)
 

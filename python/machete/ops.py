@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._library.autograd import Info, make_autograd_impl
 
 from machete._native import native
@@ -103,7 +103,7 @@ def _linear_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict
     x, packed, n, k, *_, bias = inputs
     ctx.has_bias = bias is not None
     ctx.swiglu = keyword_only_inputs["swiglu"]
-    ctx.save_for_backward(packed, *((x,) if ctx.swiglu else ()))  # the product alone needs x no more
+    ctx.save_for_backward(packed, *((x, bias) if ctx.swiglu else ()))  # the product alone needs them no more
     ctx.shape = (n, k, x.dtype)
 
 
@@ -112,17 +112,19 @@ def _linear_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         raise NotImplementedError("outputs of 8 bits have no gradient; leave out out_dtype, or call torch.no_grad()")
     packed, *saved = ctx.saved_tensors
     n, k, dtype = ctx.shape
-    by_bias = _by_bias(gradient, dtype) if ctx.has_bias else None
-    if not ctx.needs_input_grad[0]:  # nor need the weight be dequantised
-        return (None,) * 8 + (by_bias,)
+    if not ctx.needs_input_grad[0] and not ctx.swiglu:  # then the weight need not be dequantised
+        return (None,) * 8 + (_by_bias(gradient, dtype) if ctx.has_bias else None,)
     weight = torch.ops.machete.dequantize(packed, n, k, gradient.dtype)  # [N, K]
     if ctx.swiglu:
-        (x,) = saved
-        gate, up = (x.to(gradient.dtype) @ weight.T).chunk(2, dim=-1)
+        x, bias = saved
+        gate, up = nn.functional.linear(
+            x.to(gradient.dtype), weight, None if bias is None else bias.to(gradient.dtype)
+        ).chunk(2, dim=-1)
         sigmoid = torch.sigmoid(gate)
         by_gate = gradient * up * sigmoid * (1 + gate * (1 - sigmoid))
         gradient = torch.cat((by_gate, gradient * gate * sigmoid), dim=-1)  # [..., N]
-    return (gradient @ weight).to(dtype), None, None, None, None, None, None, None, by_bias
+    by_x = (gradient @ weight).to(dtype) if ctx.needs_input_grad[0] else None
+    return by_x, None, None, None, None, None, None, None, _by_bias(gradient, dtype) if ctx.has_bias else None
 
 
 def _by_bias(gradient: Tensor, dtype: torch.dtype) -> Tensor:
@@ -141,13 +143,16 @@ def _linear_8bit_fake(codes: Tensor, token_scale: Tensor, packed: Tensor, *kind:
     return _output(codes, how, beside)
 
 
-def _linear_8bit_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor, **_: Any) -> None:
+def _linear_8bit_context(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor
+) -> None:
     bias = inputs[-1]
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.swiglu = keyword_only_inputs["swiglu"]
 
 
 def _linear_8bit_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    if any(ctx.needs_input_grad[:2]):
+    if any(ctx.needs_input_grad[:2]) or ctx.swiglu:
         _no_gradient(ctx)
     return (None,) * 9 + (None if ctx.bias_dtype is None else _by_bias(gradient, ctx.bias_dtype),)
 

@@ -232,11 +232,9 @@ def check_output_scale(x: Tensor, output_scale: Tensor | None, dtype: torch.dtyp
 
 
 def check_bias(x: Tensor, bias: Tensor | None, how: How) -> None:
-    n, _, _, scale_type, *_, swiglu, _, _, _ = how
+    n, _, _, scale_type, *_ = how
     if bias is None:
         return
-    if swiglu:
-        raise ValueError("swiglu has no place for a bias; leave one out")
     if tuple(bias.shape) != (n,) or bias.dtype != DTYPES[scale_type] or bias.device != x.device:
         raise ValueError(
             f"bias of {bias.dtype} {list(bias.shape)} on {bias.device} must be {DTYPES[scale_type]} [{n}] on {x.device}"

@@ -225,13 +225,10 @@ void check_operands(const Kind& kind, const Operands& operands) {
     raise(StatusCode::kInvalidArgument,
           fmt::format("output_scale of {} must be one f32 on the device of x; make it so", describe(*output_scale)));
   }
-  if (bias != nullptr && kind.swiglu) {
-    raise(StatusCode::kInvalidArgument, "swiglu has no place for a bias; leave one out");
-  }
   if (bias != nullptr && (type_of("bias", *bias) != kind.scale_type || bias->ndim() != 1 || bias->numel() != kind.n ||
                           !same(bias->device(), x.device()))) {
     raise(StatusCode::kInvalidArgument,
-          fmt::format("bias of {} must be {} [{}] on the device of x, a number a column of the output; make it so",
+          fmt::format("bias of {} must be {} [{}] on the device of x, a number a row of the weight; make it so",
                       describe(*bias), name_of(kind.scale_type), kind.n));
   }
   if (token_scale == nullptr) return;

@@ -170,6 +170,14 @@ def test_swiglu(weight_type, activations):
     gate, up = (codes.double() * scale.double().unsqueeze(-1) @ dequantize(quantized).T).chunk(2, dim=-1)
     expected = torch.nn.functional.silu(gate) * up
     torch.testing.assert_close(found.double(), expected, rtol=2**-7, atol=2**-7 * expected.abs().max().item())
+    bias = torch.randn(134, dtype=torch.bfloat16, requires_grad=True)
+    expected = torch.nn.functional.silu(gate + bias[:67].double()) * (up + bias[67:].double())
+    y = machete.linear(x, packed, bias, activations=activations)
+    torch.testing.assert_close(y.double(), expected, rtol=2**-7, atol=2**-7 * expected.abs().max().item())
+    y.sum().backward()
+    assert bias.grad.isfinite().all() and bias.grad.count_nonzero() > 100
+    with pytest.raises(NotImplementedError, match="codes of 8 bits have no gradient"):
+        machete.linear(codes, packed, bias, token_scale=scale).sum().backward()
 
 
 def arguments(packed, *shape, activations="s8"):

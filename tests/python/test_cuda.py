@@ -97,6 +97,23 @@ def test_bias_is_added_before_the_one_rounding(activation_bits):
         layer.bias.grad = None
 
 
+@pytest.mark.parametrize("activation_bits", [16, 8])
+def test_bias_of_swiglu_comes_before_the_activation(activation_bits):
+    quantized = machete.quantize(torch.randn(2 * 67, 256))
+    packed, plain = (
+        machete.prepack(quantized, device="cuda", swiglu=swiglu, activation_bits=activation_bits)
+        for swiglu in (True, False)
+    )
+    options = {} if activation_bits == 16 else {"activations": "s8"}
+    bias = torch.randn(134, dtype=torch.bfloat16, device="cuda")  # up's begins on no multiple of 16 bytes
+    for m in (1, 8, 17, 130):
+        x = torch.randn(m, 256, dtype=torch.bfloat16, device="cuda")
+        gate, up = (machete.linear(x, plain, out_dtype=torch.float32, **options) + bias).chunk(2, dim=-1)
+        expected = torch.nn.functional.silu(gate) * up
+        found = machete.linear(x, packed, bias, **options)
+        torch.testing.assert_close(found.float(), expected, rtol=2.0**-7, atol=2.0**-7)
+
+
 def test_outputs_are_of_torchs_allocator():
     packed = machete.prepack(machete.quantize(torch.randn(256, 512)), device="cuda")
     x = torch.randn(4096, 512, dtype=torch.bfloat16, device="cuda")

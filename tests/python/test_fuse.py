@@ -68,6 +68,12 @@ def test_swiglu_is_silu_of_gate_times_up(weight_type, dtype):
     torch.testing.assert_close(found.double(), expected, rtol=2 * roundoff, atol=2 * roundoff * expected.abs().max())
     out = torch.empty_like(found)
     assert torch.equal(machete.linear(x, packed, out=out), found)
+    bias = torch.randn(134, dtype=dtype)
+    gate, up = (x.double() @ dequantize(quantized).T + bias.double()).chunk(2, dim=-1)
+    expected = nn.functional.silu(gate) * up
+    found = machete.linear(x, packed, bias)
+    torch.testing.assert_close(found.double(), expected, rtol=2 * roundoff, atol=2 * roundoff * expected.abs().max())
+    assert torch.equal(machete.linear(x, packed, bias.clone().requires_grad_()), found)
     check(machete.linear(x, machete.prepack(quantized)), x, quantized)
     with pytest.raises(ValueError, match="packed for the epilogue swiglu, which the plan has not"):
         torch.ops.machete.linear(x, packed.data, 134, 100, weight_type, machete._native.NAMES[dtype], 32)
@@ -75,21 +81,32 @@ def test_swiglu_is_silu_of_gate_times_up(weight_type, dtype):
 
 def test_swiglu_under_opcheck_and_its_gradient():
     packed = machete.prepack(machete.quantize(torch.randn(96, 80), group_size=16), swiglu=True)
+    numbers = torch.randn(96, dtype=torch.bfloat16) / 4
     for requires_grad in (False, True):
         x = torch.randn(3, 80, dtype=torch.bfloat16, requires_grad=requires_grad)
         arguments = (x, packed.data, 96, 80, "u4b8", "bf16", 16)
         torch.library.opcheck(torch.ops.machete.linear.default, arguments, {"swiglu": True})
+        bias = numbers.clone().requires_grad_(requires_grad)
+        torch.library.opcheck(torch.ops.machete.linear.default, (*arguments, None, bias), {"swiglu": True})
     w = packed.dequantize().float()
     given, gradient = torch.randn(3, 80, dtype=torch.bfloat16) / 4, torch.randn(3, 48, dtype=torch.bfloat16)
-    x = given.clone().requires_grad_()
-    machete.linear(x, packed).backward(gradient)
-    y = given.float().requires_grad_()
-    gate, up = (y @ w.T).chunk(2, dim=-1)
-    (nn.functional.silu(gate) * up).backward(gradient.float())
-    assert (x.grad.float() - y.grad).norm() / y.grad.norm() < 0.02
+    for bias in (None, numbers, numbers.clone().requires_grad_()):
+        x = given.clone().requires_grad_()
+        machete.linear(x, packed, bias).backward(gradient)
+        y = given.float().requires_grad_()
+        added = torch.zeros(96) if bias is None else bias.detach().float()
+        added.requires_grad_()
+        gate, up = (y @ w.T + added).chunk(2, dim=-1)
+        (nn.functional.silu(gate) * up).backward(gradient.float())
+        assert (x.grad.float() - y.grad).norm() / y.grad.norm() < 0.02
+        if bias is not None and bias.requires_grad:
+            assert (bias.grad.float() - added.grad).norm() / added.grad.norm() < 0.02
+    trained = numbers.clone().requires_grad_()  # alone
+    machete.linear(given, packed, trained).backward(gradient)
+    assert torch.equal(trained.grad, bias.grad)
 
 
-@pytest.mark.parametrize("make", [llama, lambda: llama(attention_bias=True), qwen3])
+@pytest.mark.parametrize("make", [llama, lambda: llama(attention_bias=True, mlp_bias=True), qwen3])
 def test_a_fused_model_computes_the_same(make):
     model = machete.quantize_model(make(), group_size=32)
     expected = logits(model)
