@@ -165,9 +165,11 @@ def test_attention_that_projects_something_else_is_right_all_the_same():
 
 
 def test_what_is_not_alike_stays():
-    model = machete.quantize_model(llama(mlp_bias=True), group_size=32, skip=["lm_head", "0.self_attn.k_proj"])
+    model = machete.quantize_model(llama(), group_size=32, skip=["lm_head", "0.self_attn.k_proj", "0.mlp.up_proj"])
     attention = model.model.layers[1].self_attn
     attention.v_proj = machete.Linear.from_float(nn.Linear(64, 32, bias=False).bfloat16(), group_size=16)
+    mlp = model.model.layers[1].mlp
+    mlp.up_proj = machete.Linear.from_float(nn.Linear(64, mlp.up_proj.out_features).bfloat16(), group_size=32)  # a bias
     expected = logits(model)
     machete.fuse_model(model)
     assert not any("qkv" in name or "gate_up" in name for name, _ in model.named_modules())
