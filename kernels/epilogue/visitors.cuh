@@ -238,7 +238,8 @@ typename NamedTree<Element>::Params params_of_named(const Store<Element>& store)
 /// knows, so that no step is looked at for every fragment.
 template <class Tree>
 struct Known {
-  /// Calls function(params), or does not where a loop has to do. kTokenScales: as are usual.
+  /// Calls function(params), or does not where a loop has to do. kTokenScales: whether tokens have scales, as they do
+  /// with activations of 8 bits.
   template <bool kTokenScales, class Function>
   CUTLASS_DEVICE static void with(const typename Tree::Params& params, const Function& function) {
     function(params);
