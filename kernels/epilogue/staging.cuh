@@ -36,7 +36,7 @@ struct Staging {
   using Values = Fragment<LaneOfTile>;
   using StepValues = cutlass::Array<float, 8>;
 
-  Element (*buffers)[kTokens * 64];  // two, in turn
+  Element (*buffers)[kTokens * 64];  // two, for steps together or by turns
   int warpgroup;
   int lane;  // of the warpgroup
 
