@@ -74,4 +74,17 @@ inline bool encode_scales(const Launch& launch, const void* scales, int groups, 
       CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
+/// Both at once: (groups * 16, N/16, 2) of 16 bit, scales and zero points, box (groups * 16, strips, 2). The weight
+/// holds them one after the other.
+inline bool encode_scales_and_zeros(const Launch& launch, int groups, int strips, CUtensorMap* map) {
+  const auto row = static_cast<std::uint64_t>(launch.shape.packed_groups) * layout::kStripRows;
+  const auto between = static_cast<std::uint64_t>(static_cast<const char*>(launch.zero_points) -
+                                                  static_cast<const char*>(launch.scales));
+  return encode_tensor_map<3>(
+      launch, map, CU_TENSOR_MAP_DATA_TYPE_UINT16, launch.scales,
+      {row, static_cast<std::uint64_t>(launch.shape.n_padded) / layout::kStripRows, 2}, {row * 2, between},
+      {static_cast<std::uint32_t>(groups * layout::kStripRows), static_cast<std::uint32_t>(strips), 2},
+      CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
 }  // namespace machete::kernels

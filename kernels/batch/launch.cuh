@@ -43,9 +43,10 @@ int launch(const kernels::Launch& launch, void* stream) {
   params.groups = layout::groups_of(shape, Config::kSlotK);
   if (!kernels::encode_activations(launch, static_cast<int>(launch.m), &params.maps.activations) ||
       !kernels::encode_weights(launch, Config::kSlotK, Config::kStrips, &params.maps.weights) ||
-      !kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips, &params.maps.scales) ||
-      (Config::Converter::kZeroPoints && !kernels::encode_scales(launch, launch.zero_points, params.groups.per_stage,
-                                                                 Config::kStrips, &params.maps.zero_points))) {
+      !(Config::Converter::kZeroPoints
+            ? kernels::encode_scales_and_zeros(launch, params.groups.per_stage, Config::kStrips, &params.maps.scales)
+            : kernels::encode_scales(launch, launch.scales, params.groups.per_stage, Config::kStrips,
+                                     &params.maps.scales))) {
     return cudaErrorInvalidValue;
   }
   params.fractional_zero_points = launch.fractional_zero_points;

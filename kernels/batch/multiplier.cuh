@@ -98,7 +98,7 @@ struct Multiplier {
       multiply_tile(slot, tile, zeros, group, before, [&](int step) {
         const int done = tile * layout::kSteps + step + 1;
         if (done % kGroupSteps != 0 || (done / kGroupSteps == kGroups && !ends)) return;
-        scale(slot, done / kGroupSteps - 1, kGroups, zeros, group, sums);
+        scale(slot, done / kGroupSteps - 1, kGroups, group, sums);
         group = {};
       });
     }
@@ -120,7 +120,7 @@ struct Multiplier {
       };
       multiply_tile(slot, tile, zeros, group, before, [&](int step) {
         if (step + 1 == layout::kSteps ? !ends : !groups.fine()) return;
-        scale(slot, index, groups.per_stage, zeros, group, sums);
+        scale(slot, index, groups.per_stage, group, sums);
         group = {};
         if (groups.fine() || group_ends) ++index;
       });
@@ -190,22 +190,26 @@ struct Multiplier {
     }
   }
 
-  __device__ void scale(const Slot& slot, int index, int per_slot, const Zeros& zeros, const Group<Config>& group,
+  __device__ void scale(const Slot& slot, int index, int per_slot, const Group<Config>& group,
                         Sums<Config>& sums) const {
 #pragma unroll
     for (int s = 0; s < Config::kStrips; ++s) {
       const std::uint32_t pair = pair_of(slot.scales, s, index, per_slot);
       const float factor[2] = {convert::low_float<Element>(pair), convert::high_float<Element>(pair)};
+      float fraction[2];
+      if constexpr (kFractional) {
+        const std::uint32_t fractions =
+            Converter::template fractions<Element>(pair_of(slot.zero_points, s, index, per_slot));
+        fraction[0] = convert::low_float<Element>(fractions);
+        fraction[1] = convert::high_float<Element>(fractions);
+      }
 #pragma unroll
       for (int o = 0; o < Config::kOctets; ++o) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float sum = group.sums.value[s][o][i];
           if constexpr (kFractional) {
-            const std::uint32_t fractions = zeros[s].fractions;
-            const float fraction =
-                i < 2 ? convert::low_float<Element>(fractions) : convert::high_float<Element>(fractions);
-            sum = fmaf(-fraction, group.total[o][i], sum);
+            sum = fmaf(-fraction[i / 2], group.total[o][i], sum);
           }
           sums.value[s][o][i] = fmaf(sum, factor[i / 2], sums.value[s][o][i]);
         }

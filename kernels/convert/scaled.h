@@ -33,7 +33,9 @@ class Scaled {
       scales_ = scales;
       if constexpr (Converter::kZeroPoints) {
         zeros_ = Converter::template zeros<Element, kFractional>(zero_points);
-        shifts_ = multiply<Element>(scales, zeros_.fractions ^ 0x80008000u);
+        if constexpr (kFractional) {
+          shifts_ = multiply<Element>(scales, Converter::template fractions<Element>(zero_points) ^ 0x80008000u);
+        }
       }
     }
   }

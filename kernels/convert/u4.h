@@ -14,31 +14,31 @@ struct U4 {
   template <class Activation>
   static constexpr float kCodeUnit = U4b8::kCodeUnit<Activation>;
 
-  /// What U4b8::decode_less takes for the lane's two rows, and the fractions that integers leave, in units of
-  /// kCodeUnit.
+  /// What U4b8::decode_less takes: a pair, of the lane's upper row and of its lower.
   template <class Element>
   struct Zeros {
-    std::uint32_t upper;
-    std::uint32_t lower;
-    std::uint32_t fractions;  // a pair, of the upper row and the lower
+    std::uint32_t less;
   };
 
-  /// From the pair of zero points. What has one unit in the last place is rounded to an integer, and what that leaves
-  /// is exact. Integers (not kFractional) leave nothing, and their numbers do not wait for each other.
+  /// From the pair of zero points, rounded to integers. Those that are (not kFractional) take one instruction.
   template <class Element, bool kFractional = true>
   CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
+    if constexpr (kIsBf16<Element>) {  // - zero / 4, and 32 less in the upper row
+      if constexpr (kFractional) return {add<Element>(whole<Element>(pair), 0x42000000u)};
+      return {multiply_add<Element>(pair, kLessQuarter, 0x8000C200u)};
+    } else {  // 1024 + zero, - 64 - zero
+      if constexpr (kFractional) return {multiply_add<Element>(whole<Element>(pair), 0xBC003C00u, 0x63800000u)};
+      return {multiply_add<Element>(pair, 0xBC003C00u, 0xD4006400u)};
+    }
+  }
+
+  /// A pair of what that leaves of the zero points, exactly, in units of kCodeUnit.
+  template <class Element>
+  CUTE_HOST_DEVICE static std::uint32_t fractions(std::uint32_t pair) {
     if constexpr (kIsBf16<Element>) {
-      constexpr std::uint32_t kQuarter = 0x3E803E80u;
-      constexpr std::uint32_t kLessQuarter = kQuarter ^ 0x80008000u;
-      const std::uint32_t upper = multiply_add<Element>(pair, kLessQuarter, 0xC200C200u);  // - 32
-      const std::uint32_t lower =
-          kFractional ? add<Element>(upper, 0x42004200u) : multiply<Element>(pair, kLessQuarter);  // + 32
-      return {twice(upper, 0), twice(lower, 1), multiply_add<Element>(pair, kQuarter, lower)};
+      return multiply_add<Element>(pair, 0x3E803E80u, add<Element>(whole<Element>(pair), 0x42004200u));
     } else {
-      const std::uint32_t upper = add<Element>(pair, 0x64006400u);  // + 1024
-      const std::uint32_t lower =
-          kFractional ? subtract<Element>(0x63806380u, upper) : subtract<Element>(0xD400D400u, pair);  // 960 -, - 64 -
-      return {twice(upper, 0), twice(lower, 1), subtract<Element>(pair, subtract<Element>(upper, 0x64006400u))};
+      return subtract<Element>(pair, subtract<Element>(whole<Element>(pair), 0x64006400u));
     }
   }
 
@@ -46,7 +46,16 @@ struct U4 {
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<4>& words, int step, const Zeros<Element>& zeros,
                                       std::uint32_t (&a)[4]) {
-    U4b8::decode_less<Element>(words.word[step], zeros.upper, zeros.lower, a);
+    U4b8::decode_less<Element>(words.word[step], twice(zeros.less, 0), twice(zeros.less, 1), a);
+  }
+
+ private:
+  static constexpr std::uint32_t kLessQuarter = 0xBE80BE80u;  // - 1 / 4
+
+  /// bf16: - 32 - zero / 4, fp16: 1024 + zero, where one unit in the last place is an integer's.
+  template <class Element>
+  CUTE_HOST_DEVICE static std::uint32_t whole(std::uint32_t pair) {
+    return kIsBf16<Element> ? multiply_add<Element>(pair, kLessQuarter, 0xC200C200u) : add<Element>(pair, 0x64006400u);
   }
 };
 

@@ -13,32 +13,35 @@ struct U8 {
   template <class Activation>
   static constexpr float kCodeUnit = U8b128::kCodeUnit<Activation>;
 
-  /// What U8b128::decode_less takes for the lane's two rows, and the fractions that integers leave, in units of
-  /// kCodeUnit.
+  /// What U8b128::decode_less takes: a pair, of the lane's upper row and of its lower.
   template <class Element>
   struct Zeros {
-    std::uint32_t upper;
-    std::uint32_t lower;
-    std::uint32_t fractions;  // a pair, of the upper row and the lower
+    std::uint32_t less;
   };
 
+  /// From the pair of zero points, rounded to integers unless they are (not kFractional).
   template <class Element, bool kFractional = true>
   CUTE_HOST_DEVICE static Zeros<Element> zeros(std::uint32_t pair) {
     // In fp32, since bf16 has no integers above 256 but even ones.
-    const float zero[2] = {low_float<Element>(pair), high_float<Element>(pair)};
-    const float whole[2] = {kFractional ? rintf(zero[0]) : zero[0], kFractional ? rintf(zero[1]) : zero[1]};
-    constexpr float kUnit = kCodeUnit<Element>;
-    const std::uint32_t numbers = kIsBf16<Element> ? pack<Element>(-kUnit * whole[0], -kUnit * whole[1])
-                                                   : pack<Element>(1024 + whole[0], 1024 + whole[1]);
-    return {twice(numbers, 0), twice(numbers, 1),
-            pack<Element>(kUnit * (zero[0] - whole[0]), kUnit * (zero[1] - whole[1]))};
+    const auto less = [](float zero) {
+      const float whole = kFractional ? rintf(zero) : zero;
+      return kIsBf16<Element> ? -kCodeUnit<Element> * whole : 1024 + whole;
+    };
+    return {pack<Element>(less(low_float<Element>(pair)), less(high_float<Element>(pair)))};
+  }
+
+  /// A pair of what that leaves of the zero points, exactly, in units of kCodeUnit.
+  template <class Element>
+  CUTE_HOST_DEVICE static std::uint32_t fractions(std::uint32_t pair) {
+    const auto fraction = [](float zero) { return kCodeUnit<Element> * (zero - rintf(zero)); };
+    return pack<Element>(fraction(low_float<Element>(pair)), fraction(high_float<Element>(pair)));
   }
 
   /// As U8b128's, q less the zero point without its fraction.
   template <class Element>
   CUTE_HOST_DEVICE static void decode(const Words<8>& words, int step, const Zeros<Element>& zeros,
                                       std::uint32_t (&a)[4]) {
-    U8b128::decode_less<Element>(words, step, zeros.upper, zeros.lower, a);
+    U8b128::decode_less<Element>(words, step, twice(zeros.less, 0), twice(zeros.less, 1), a);
   }
 };
 

@@ -41,27 +41,30 @@ struct Staging {
   int lane;  // of the warpgroup
 
   /// Stores the tile whose first row and token these are, of which D has `store`'s part, through a tree of visitors.
-  /// `source` may hold the tile's residual (kernels/gemm/source.cuh). kStraight: without a loop where that is possible,
-  /// which is faster, and several times the code.
-  template <class Tree, bool kStraight, class Accumulators, class Source>
+  /// `source` may hold the tile's residual (kernels/gemm/source.cuh). kKnown: with code of its own for each case that
+  /// the tree is Known for, which is faster, and takes the longer to compile.
+  template <class Tree, bool kKnown, class Accumulators, class Source>
   __device__ __forceinline__ void drain(const typename Tree::Params& tree,
                                         Accumulators& accumulators /* ((2,2,BLK_M/8),MMA_N,1), lost */,
                                         const Store<Element>& store, const Source& source, int first_row,
                                         int first_token) const {
-    bool done = false;
-    if constexpr (kStraight) {
-      if (Out::serves(store, source.there())) {
-        Known<Tree>::template with<Config::kBytes>(tree, [&](const auto& known) {
-          straight<Tree>(known, accumulators, store, source, first_row, first_token);
-          done = true;
-        });
-      }
+    if (!Out::serves(store, source.there())) {
+      put_any<Tree>(tree, accumulators, store, source, first_row, first_token);
+    } else if constexpr (kKnown) {
+      Known<Tree>::template with<Config::kBytes>(tree, [&](const auto& known, auto straight) {
+        put_eights<Tree, decltype(straight)::value>(known, accumulators, store, source, first_row, first_token);
+      });
+    } else {
+      put_eights<Tree, true>(tree, accumulators, store, source, first_row, first_token);
     }
-    if (!done) loop<Tree>(tree, accumulators, store, source, first_row, first_token);
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
   }
 
  private:
+  struct Turned {
+    uint4 steps[kTogether];
+  };
+
   /// Where a lane stores its eights of fragments of 16 bits, of tokens that follow each other.
   struct Out {
     /// Whether all rows of D are whole eights, on 16 bytes, and their residual, if there is one, is in them.
@@ -88,33 +91,51 @@ struct Staging {
         rows[i] = holds(store, row) && column_of(store, row) + i * atom < store.columns;
       }
     }
+
+    /// Stores a fragment and goes on to the next.
+    __device__ __forceinline__ void put(const Turned& turned) {
+#pragma unroll
+      for (int step = 0; step < kTogether; ++step) {
+        const int i = step % Config::kAtoms;
+        if (rows[i] && tokens > 0) *reinterpret_cast<uint4*>(at + i * atom) = turned.steps[step];
+        if (i == Config::kAtoms - 1) {
+          at += stride;
+          tokens -= kTokens;
+        }
+      }
+    }
   };
 
-  /// All the tile's fragments, one after the other without a loop: registers need no index, and with what is known of
-  /// the tree nothing is left to branch on.
-  template <class Tree, class Accumulators, class Source>
-  __device__ __forceinline__ void straight(const typename Tree::Params& tree, const Accumulators& accumulators,
-                                           const Store<Element>& store, const Source& source, int first_row,
-                                           int first_token) const {
+  /// Into a D of whole eights. kStraight: one fragment after the other without a loop, so that registers need no index,
+  /// which is faster by 2% of a large tile; in a loop each comes to where the first one was, which is less code.
+  template <class Tree, bool kStraight, class Accumulators, class Source>
+  __device__ __forceinline__ void put_eights(const typename Tree::Params& tree, Accumulators& accumulators,
+                                             const Store<Element>& store, const Source& source, int first_row,
+                                             int first_token) const {
     Tensor residual = make_tensor<Element>(Int<LaneOfTile::kFragment>{});  // (kFragment)
+    if (!kStraight) clear(residual);
     auto callbacks = callbacks_of(Tree(tree, {}), place(store, first_row, first_token), residual);
     callbacks.begin();
     Out out(*this, store, first_row, first_token);
-#pragma unroll
+#pragma unroll(kStraight ? kFragments : 1)
     for (int fragment = 0; fragment < kFragments; ++fragment) {
       if (first_token + fragment * LaneOfTile::kTokens >= store.m) break;
       if (fragment > 0) callbacks.end_loop(0, fragment - 1);
       if (source.there()) fetch(source, fragment, residual);
-      put(visit<Tree>(callbacks, accumulators, store, fragment, fragment), fragment > 0, out);
+      const Values values = visit<Tree>(callbacks, accumulators, store, kStraight ? fragment : 0, fragment);
+      if (fragment > 0) cutlass::arch::NamedBarrier::sync(128, warpgroup);  // what was there has been read
+      const Turned turned = turn(values);
+      if constexpr (!kStraight && kFragments > 1) bring<1, kFragments - 1>(fragment + 1, accumulators);
+      out.put(turned);
     }
     callbacks.end();
   }
 
-  /// The same as a loop, which is less code, for any D: each fragment comes to where the first one was.
+  /// Into any D, in a loop.
   template <class Tree, class Accumulators, class Source>
-  __device__ __forceinline__ void loop(const typename Tree::Params& tree, Accumulators& accumulators,
-                                       const Store<Element>& store, const Source& source, int first_row,
-                                       int first_token) const {
+  __device__ __forceinline__ void put_any(const typename Tree::Params& tree, Accumulators& accumulators,
+                                          const Store<Element>& store, const Source& source, int first_row,
+                                          int first_token) const {
     Tensor residual = make_tensor<Element>(Int<LaneOfTile::kFragment>{});  // (kFragment)
     clear(residual);
     auto callbacks = callbacks_of(Tree(tree, {}), place(store, first_row, first_token), residual);
@@ -130,9 +151,6 @@ struct Staging {
       const bool late = store.operands.residual != nullptr && !source.there();
       if constexpr (std::is_same_v<Tree, NoTree>) {
         here.put_some(values, fragment, store, first_row, token);
-      } else if (Out::serves(store, source.there())) {
-        Out out(here, store, first_row, token);
-        here.put(values, true, out);
       } else if (is_16_bits(store.d_type) && !late) {
         here.put_some(values, fragment, store, first_row, token);
       } else {
@@ -202,22 +220,15 @@ struct Staging {
   __device__ static bool holds(const Store<Element>& store, int row) { return !store.swiglu() || row % 16 == 0; }
   __device__ static int column_of(const Store<Element>& store, int row) { return store.swiglu() ? row / 2 : row; }
 
-  /// Stores a fragment and goes on to the next. again: there was one before, in the same buffers.
-  __device__ __forceinline__ void put(const Values& values, bool again, Out& out) const {
-    if (again) cutlass::arch::NamedBarrier::sync(128, warpgroup);  // what was there has been read
+  /// A fragment, rounded and turned: of each step eight rows of a token.
+  __device__ __forceinline__ Turned turn(const Values& values) const {
 #pragma unroll
     for (int step = 0; step < kTogether; ++step) write(buffers[step], step_of(values, step));
     cutlass::arch::NamedBarrier::sync(128, warpgroup);
+    Turned turned;
 #pragma unroll
-    for (int step = 0; step < kTogether; ++step) {
-      const int atom = step % Config::kAtoms;
-      const uint4 rounded = read(buffers[step]);
-      if (out.rows[atom] && out.tokens > 0) *reinterpret_cast<uint4*>(out.at + atom * out.atom) = rounded;
-      if (atom == Config::kAtoms - 1) {
-        out.at += out.stride;
-        out.tokens -= kTokens;
-      }
-    }
+    for (int step = 0; step < kTogether; ++step) turned.steps[step] = read(buffers[step]);
+    return turned;
   }
 
   /// Stores what D has, of 16 bits, of a fragment whose first token this is.

@@ -234,18 +234,19 @@ typename NamedTree<Element>::Params params_of_named(const Store<Element>& store)
       nullptr);
 }
 
-/// What a tree's straight drain (kernels/epilogue/staging.cuh) is compiled for: parameters some of which the compiler
+/// What a tree's drain (kernels/epilogue/staging.cuh) has code of its own for: parameters some of which the compiler
 /// knows, so that no step is looked at for every fragment.
 template <class Tree>
 struct Known {
-  /// Calls function(params), or does not where a loop has to do. kTokenScales: whether tokens have scales, as they do
+  /// Calls function(params, whether the code is to go straight). kTokenScales: whether tokens have scales, as they do
   /// with activations of 8 bits.
   template <bool kTokenScales, class Function>
   CUTLASS_DEVICE static void with(const typename Tree::Params& params, const Function& function) {
-    function(params);
+    function(params, std::true_type{});
   }
 };
-/// Of the named epilogues those that are common: a tile of them all would take a third longer to compile.
+/// Of the named epilogues the common ones go straight. Others that are long go in a loop, and the rest in one that
+/// looks at the steps there are: each takes its time to compile.
 template <class Element>
 struct Known<NamedTree<Element>> {
   using Params = typename NamedTree<Element>::Params;
@@ -254,7 +255,7 @@ struct Known<NamedTree<Element>> {
   CUTLASS_DEVICE static void with(const Params& params, const Function& function) {
     const Activation activation = params.op_0.op_1.kind;
     const bool residual = params.op_2.there;
-    const auto call = [&](Activation known_activation, bool known_residual) {
+    const auto know = [&](Activation known_activation, bool known_residual, auto straight) {
       Params known = params;
       known.op_0.op_1.kind = known_activation;
       known.op_2.there = known_residual;
@@ -264,22 +265,27 @@ struct Known<NamedTree<Element>> {
       } else if (token_scales == nullptr) {
         __builtin_unreachable();
       }
-      function(known);
+      function(known, straight);
     };
-    if ((params.op_0.op_0.op_0.op_1.values != nullptr) != kTokenScales) return;
-    if (residual) {
-      if (activation == Activation::kNone) call(Activation::kNone, true);
-      return;
+    const bool token_scales = params.op_0.op_0.op_0.op_1.values != nullptr;
+    constexpr std::true_type kStraight;
+    constexpr std::false_type kInLoop;
+    if (token_scales != kTokenScales || (residual && activation != Activation::kNone)) {
+      return function(params, kInLoop);
     }
     switch (activation) {
       case Activation::kNone:
-        return call(Activation::kNone, false);
+        return residual ? know(Activation::kNone, true, kStraight) : know(Activation::kNone, false, kStraight);
       case Activation::kSilu:
-        return call(Activation::kSilu, false);
+        return know(Activation::kSilu, false, kStraight);
       case Activation::kSwiglu:
-        return call(Activation::kSwiglu, false);
+        return know(Activation::kSwiglu, false, kStraight);
+      case Activation::kGelu:
+        return know(Activation::kGelu, false, kInLoop);
+      case Activation::kGeluTanh:
+        return know(Activation::kGeluTanh, false, kInLoop);
       default:
-        return;
+        return function(params, kInLoop);
     }
   }
 };

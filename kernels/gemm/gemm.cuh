@@ -74,20 +74,32 @@ __device__ void produce(const Params<Config, Tree>& params, typename Config::Sha
   if constexpr (Config::kFetchAhead) producer.finish();
 }
 
-/// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call.
-template <bool kFine, bool kFractional, class Config, class Tree>
+/// Main loops, by groups: as large as a tile (64 k) or larger; smaller; of any size, with zero points that are no
+/// integers.
+enum MainLoops : std::uint8_t { kCoarse = 1, kFine = 2, kFractional = 4 };
+
+/// A consumer warpgroup: multiply, share, store. Inline, since wgmma may not be in flight across a call. kLoops: what
+/// it serves; that are several only where they end in one and the same drain.
+template <int kLoops, class Config, class Tree>
 __device__ __forceinline__ void consume(const Params<Config, Tree>& params, typename Config::SharedStorage& shared) {
   Walk walk(params.shares, static_cast<int>(blockIdx.x));
   const int thread = static_cast<int>(threadIdx.x);
   const int warpgroup = thread / 128;
-  ConsumerOf<Config> consumer{shared, params.groups, thread, {}, {}};
+  using Consumer = ConsumerOf<Config>;
+  Consumer consumer{shared, params.groups, thread, {}, {}};
   if constexpr (Config::kBytes) consumer.fast = params.fast_accumulation;
-  consumer.template start<kFine>();
+  const bool fine = kLoops != kCoarse && (!(kLoops & kCoarse) || Consumer::fine(params.groups));
+  const auto start = [&] { fine ? consumer.template start<true>() : consumer.template start<false>(); };
+  start();
   auto accumulators = make_tensor<float>(partition_shape_C(
       typename Config::Mma{}, Shape<Int<Config::kTileN>, Int<Config::kTileM>>{}));  // (MMA,MMA_N,MMA_M)
   for (; !walk.done(); walk.advance()) {
     clear(accumulators);
-    consumer.template multiply<kFine, kFractional>(walk.begin(), walk.end(), accumulators);
+    if (fine) {
+      consumer.template multiply<true, kLoops == kFractional>(walk.begin(), walk.end(), accumulators);
+    } else {
+      consumer.template multiply<false, false>(walk.begin(), walk.end(), accumulators);
+    }
     // Trees need the registers; who only rounds took 1-2% longer at 64 tokens so.
     const int own = kHasTree<Tree> ? kernels::afresh(thread) : thread;
     if (own == 0) params.timeline.mark(kernels::kMultiplied);
@@ -100,12 +112,10 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     const int lane = kHasTree<Tree> ? own % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
     Source<Config> source(shared, consumer.stage, kHasTree<Tree> && params.source);
-    // Main loops of small groups are rarer, and have their own copy of it.
-    constexpr bool kStraight = !kHasTree<Tree> || !kFine;
-    staging.template drain<Tree, kStraight>(params.tree, accumulators, params.store, source, tile.n * Config::kTileN,
-                                            tile.m * Config::kTileM);
+    staging.template drain<Tree, true>(params.tree, accumulators, params.store, source, tile.n * Config::kTileN,
+                                       tile.m * Config::kTileM);
     if (source.there()) consumer.stage = source.release(thread);
-    if constexpr (kHasTree<Tree>) consumer.template start<kFine>();  // again: a tree leaves no registers for it
+    if constexpr (kHasTree<Tree>) start();  // again: a tree leaves no registers for it
   }
   if ((kHasTree<Tree> ? kernels::afresh(thread) : thread) == 0) params.timeline.mark(kernels::kDone);
 }
@@ -121,13 +131,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1) gemm(const __grid_constan
     if (warp == Config::kConsumerWarps) produce(params, shared);
   } else {
     cutlass::arch::warpgroup_reg_alloc<Config::kConsumerRegisters>();
-    constexpr bool kMayBeFractional = Config::Converter::kZeroPoints;
-    if (kMayBeFractional && params.fractional_zero_points) {
-      consume<true, kMayBeFractional>(params, shared);  // which serves coarse groups too
+    if constexpr (Config::Converter::kZeroPoints) {
+      if (params.fractional_zero_points) return consume<kFractional>(params, shared);
+    }
+    if constexpr (Config::kOneDrain) {
+      consume<kCoarse | kFine>(params, shared);
     } else if (ConsumerOf<Config>::fine(params.groups)) {
-      consume<true, false>(params, shared);
+      consume<kFine>(params, shared);
     } else {
-      consume<false, false>(params, shared);
+      consume<kCoarse>(params, shared);
     }
   }
 }

@@ -6,9 +6,9 @@
 /// where weights are unpacked; the activations are its B operand. Output features (N) are therefore the MMA's rows ("M"
 /// in its name), tokens its columns. This is the one place that says so.
 ///
-/// A warp's share of wgmma's m64k16 operand is 16 rows x 16 k, and equals the operand of mma.sync m16n8k16 (asserted
-/// below), so a *strip* of 16 rows serves both. Four such k16 steps make a *tile* of 16 rows x 64 k: 512 bytes, of
-/// which each lane owns 16 contiguous ones, a 32-bit word a step:
+/// A warp's share of wgmma's m64k16 operand is 16 rows x 16 k, and equals the operand of mma.sync m16n8k16
+/// (weight_layout.cpp asserts it), so a *strip* of 16 rows serves both. Four such k16 steps make a *tile* of 16 rows x
+/// 64 k: 512 bytes, of which each lane owns 16 contiguous ones, a 32-bit word a step:
 ///
 ///        tile: lane 0 | lane 1 | ... | lane 31           16 bytes each: one 128-bit load
 ///        lane: step 0 | step 1 | step 2 | step 3         one word each: the lane's 8 values of a k16 step
@@ -85,14 +85,6 @@ constexpr auto warp_fragment() {
   return make_layout(make_layout(get<0, 0>(fragment), get<0, 1>(fragment)), get<1>(fragment));  // (lane, value)
 }
 
-template <int kActivationBits>
-inline constexpr bool kServesBoth = is_same_v<decltype(warp_fragment<kActivationBits>()),
-                                              typename MMA_Traits<typename Mma<kActivationBits>::Warp>::ALayout>;
-static_assert(kServesBoth<16> && kServesBoth<8>, "a strip must serve wgmma and mma.sync alike");
-static_assert(
-    is_same_v<MMA_Traits<SM90_64x8x32_F32E4M3E4M3_RS_TN<>>::ALayout, MMA_Traits<typename Mma<8>::Warpgroup>::ALayout>,
-    "int8 and e4m3 must share an order");
-
 /// (lane, value) -> element of a step, in memory order: for 4 bits nibbles, for 8 bytes.
 template <int kBits, int kActivationBits>
 constexpr auto step_memory() {
@@ -124,15 +116,6 @@ template <int kBits = 4, int kActivationBits = 16>
 constexpr auto tile_inverse() {
   return right_inverse(tile_layout<kBits, kActivationBits>());
 }
-
-template <int kBits, int kActivationBits>
-constexpr bool is_bijection() {
-  constexpr int kElements = kTileBytes * 8 / kBits;
-  constexpr auto tile = tile_layout<kBits, kActivationBits>();
-  return size(tile) == kElements && cosize(tile) == kElements &&
-         size(tile_inverse<kBits, kActivationBits>()) == kElements;
-}
-static_assert(is_bijection<4, 16>() && is_bijection<8, 16>() && is_bijection<4, 8>() && is_bijection<8, 8>());
 
 /// (n, k) -> element, in memory order, of a whole weight; n a multiple of 16, k of 64.
 template <int kBits = 4, int kActivationBits = 16, class Index>

@@ -15,9 +15,9 @@ using Barrier = cutlass::arch::ClusterBarrier;
 using TransactionBarrier = cutlass::arch::ClusterTransactionBarrier;
 
 struct TensorMaps {
-  CUtensorMap weights;      // (K/64*64, N/16) of 8 or 16 bytes, box (kSlotK, kStrips)
-  CUtensorMap scales;       // (groups*16, N/16) of 16 bit, box (groups a slot * 16, kStrips)
-  CUtensorMap zero_points;  // the same, where the weights have them
+  CUtensorMap weights;  // (K/64*64, N/16) of 8 or 16 bytes, box (kSlotK, kStrips)
+  CUtensorMap scales;   // (groups*16, N/16) of 16 bit, box (groups a slot * 16, kStrips); with zero points,
+                        // where the weights have them: (..., 2), box (..., 2)
   // (K, M) of 16 bit, box (64, tokens), 128-byte swizzle; only where slots hold activations. The box has the tokens
   // there are: zeros beyond M would cost as much as tokens, and what is in their place meets other columns of D.
   CUtensorMap activations;
@@ -34,9 +34,10 @@ class Ring {
         groups_(groups),
         activations_(shared + layout.activations + warp * layout.slots * Config::kActivationBytes),
         weights_(shared + layout.weights + warp * layout.slots * Config::kWeightBytes),
-        scales_(shared + layout.scales + warp * layout.slots * kKinds * layout.scale_bytes),
+        scales_(shared + layout.scales + warp * layout.slots * layout.scale_bytes),
         full_(reinterpret_cast<std::uint64_t*>(shared + layout.full) + warp * layout.slots),
         scale_bytes_(layout.scale_bytes),
+        zero_points_(layout.zero_points),
         transaction_bytes_(layout.transaction_bytes),
         slots_(layout.slots),
         slots_of_k_(slots_of_k),
@@ -77,8 +78,8 @@ class Ring {
   __device__ void wait() const { Barrier::wait(full_ + place_, phase_); }
   __device__ const std::uint8_t* activations() const { return activations_ + place_ * Config::kActivationBytes; }
   __device__ const std::uint8_t* weights() const { return weights_ + place_ * Config::kWeightBytes; }
-  __device__ const std::uint8_t* scales() const { return scales_ + place_ * kKinds * scale_bytes_; }
-  __device__ const std::uint8_t* zero_points() const { return scales() + scale_bytes_; }
+  __device__ const std::uint8_t* scales() const { return scales_ + place_ * scale_bytes_; }
+  __device__ const std::uint8_t* zero_points() const { return scales() + zero_points_; }
 
   /// The slot in hand has been read by every lane: fetch another into its place.
   __device__ void release() {
@@ -93,7 +94,6 @@ class Ring {
   }
 
  private:
-  static constexpr int kKinds = Config::Converter::kZeroPoints ? 2 : 1;  // of numbers a group
   static constexpr auto kOnce = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_FIRST);
   static constexpr auto kShared = static_cast<std::uint64_t>(cute::TMA::CacheHintSm90::EVICT_LAST);
 
@@ -106,12 +106,13 @@ class Ring {
       cute::SM90_TMA_LOAD_2D::copy(&maps_.weights, barrier, kOnce, weights_ + place * Config::kWeightBytes,
                                    from.slot * Config::kSlotK * Config::Converter::kBits / 4,
                                    from.row_tile * Config::kStrips);
-      std::uint8_t* scales = scales_ + place * kKinds * scale_bytes_;
-      cute::SM90_TMA_LOAD_2D::copy(&maps_.scales, barrier, kShared, scales, group * layout::kStripRows,
-                                   from.row_tile * Config::kStrips);
+      std::uint8_t* scales = scales_ + place * scale_bytes_;
+      const int first = group * layout::kStripRows;
+      const int strip = from.row_tile * Config::kStrips;
       if constexpr (Config::Converter::kZeroPoints) {
-        cute::SM90_TMA_LOAD_2D::copy(&maps_.zero_points, barrier, kShared, scales + scale_bytes_,
-                                     group * layout::kStripRows, from.row_tile * Config::kStrips);
+        cute::SM90_TMA_LOAD_3D::copy(&maps_.scales, barrier, kShared, scales, first, strip, 0);
+      } else {
+        cute::SM90_TMA_LOAD_2D::copy(&maps_.scales, barrier, kShared, scales, first, strip);
       }
     }
   }
@@ -138,6 +139,7 @@ class Ring {
   std::uint8_t* scales_;       // [slot][scales, zero points][strip][group][16]
   std::uint64_t* full_;        // [slot]
   int scale_bytes_;
+  int zero_points_;
   int transaction_bytes_;
   int slots_;
   int slots_of_k_;

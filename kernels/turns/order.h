@@ -40,10 +40,13 @@ class Walk {
 
   CUTE_HOST_DEVICE bool done() const { return high_ <= low_; }
   CUTE_HOST_DEVICE Part part() const {
-    const int tile = (high_ - 1) / kPairs;
+    const int tile = tile_of(high_);
     const int begin = tile * kPairs;
     return {tile, low_ > begin ? low_ - begin : 0, high_ - begin};
   }
+  /// Where the part ends, in pairs of all tiles, and the tile that ends there or later.
+  CUTE_HOST_DEVICE int end() const { return high_; }
+  CUTE_HOST_DEVICE static int tile_of(int end) { return (end - 1) / kPairs; }
   CUTE_HOST_DEVICE void advance() {
     const Part part = this->part();
     high_ = part.tile * kPairs + part.first;

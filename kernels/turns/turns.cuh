@@ -122,11 +122,12 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
       params.exchange.give(cta, own() / 32, own() % 32, sums);
       continue;
     }
+    const int tile = Walk::tile_of(kernels::afresh(walk.end()));
     const int lane = gemm::kHasTree<Tree> ? own() % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
     gemm::Source<Config> source(shared, consumer.stage, gemm::kHasTree<Tree> && params.source);
-    constexpr bool kStraight = !gemm::kHasTree<Tree>;  // there is little to drain, and much to compile
-    staging.template drain<Tree, kStraight>(params.tree, sums, params.store, source, part.tile * Config::kTileN, 0);
+    constexpr bool kKnown = !gemm::kHasTree<Tree>;  // there is little to drain, and much to compile
+    staging.template drain<Tree, kKnown>(params.tree, sums, params.store, source, tile * Config::kTileN, 0);
     if (source.there()) consumer.stage = source.release(thread);
     if constexpr (gemm::kHasTree<Tree>) consumer.start();  // again: a tree leaves no registers for it
   }

@@ -59,9 +59,12 @@ class Tile {
     for (int lane = 0; lane < 32; ++lane) {
       const Words words = Words::load(tile.data() + offset_, lane);
       typename Converter::template Zeros<Element> lane_zeros;
+      std::uint32_t fractions = 0;
       if constexpr (Converter::kZeroPoints) {
         const auto row = static_cast<std::size_t>(lane / 4);
-        lane_zeros = Converter::template zeros<Element>(pack<Element>(zeros[row], zeros[row + 8]));
+        const std::uint32_t pair = pack<Element>(zeros[row], zeros[row + 8]);
+        lane_zeros = Converter::template zeros<Element>(pair);
+        fractions = Converter::template fractions<Element>(pair);
       }
       for (int step = 0; step < layout::kSteps; ++step) {
         std::uint32_t a[4];
@@ -69,10 +72,7 @@ class Tile {
         for (int i = 0; i < 8; ++i) {
           const int place = fragment(lane, i);
           float value = i % 2 == 0 ? low_float<Element>(a[i / 2]) : high_float<Element>(a[i / 2]);
-          if constexpr (Converter::kZeroPoints) {
-            const bool lower = place % kRows >= 8;
-            value -= lower ? high_float<Element>(lane_zeros.fractions) : low_float<Element>(lane_zeros.fractions);
-          }
+          value -= place % kRows >= 8 ? high_float<Element>(fractions) : low_float<Element>(fractions);
           visit(place % kRows, step * layout::kStepK + place / kRows, value / Converter::template kCodeUnit<Element>);
         }
       }
@@ -276,11 +276,23 @@ TYPED_TEST(ConvertZeros, AreSplitExactly) {
       ASSERT_EQ(value, expected) << "zero point " << zeros[at];
     });
     for (std::size_t row = 0; row < 8; ++row) {
-      const auto split = Converter::template zeros<Element>(pack<Element>(zeros[row], zeros[row + 8]));
+      const auto fractions = Converter::template fractions<Element>(pack<Element>(zeros[row], zeros[row + 8]));
       constexpr float kHalf = 0.5f * Converter::template kCodeUnit<Element>;
-      ASSERT_LE(std::abs(low_float<Element>(split.fractions)), kHalf);
-      ASSERT_LE(std::abs(high_float<Element>(split.fractions)), kHalf);
+      ASSERT_LE(std::abs(low_float<Element>(fractions)), kHalf);
+      ASSERT_LE(std::abs(high_float<Element>(fractions)), kHalf);
     }
+  }
+}
+
+// Integers by their own, shorter way come to the same bits, and leave nothing.
+TYPED_TEST(ConvertZeros, IntegersTakeAShorterWay) {
+  using Converter = typename TypeParam::Converter;
+  using Element = typename Tile<TypeParam>::Element;
+  for (int zero = 0; zero < Tile<TypeParam>::kCoding.codes(); ++zero) {
+    const auto pair = pack<Element>(static_cast<float>(zero), static_cast<float>(zero / 2));
+    const auto zeros = Converter::template zeros<Element, false>(pair);
+    ASSERT_EQ(zeros.less, (Converter::template zeros<Element, true>(pair).less)) << zero;
+    ASSERT_EQ(Converter::template fractions<Element>(pair) & 0x7FFF7FFFu, 0u) << zero;
   }
 }
 
