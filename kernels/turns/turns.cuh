@@ -126,7 +126,7 @@ __device__ __forceinline__ void consume(const Params<Config, Tree>& params, type
     const int lane = gemm::kHasTree<Tree> ? own() % 128 : kernels::afresh(thread % 128);
     const epilogue::Staging<Config> staging{shared.staging[warpgroup], warpgroup, lane};
     gemm::Source<Config> source(shared, consumer.stage, gemm::kHasTree<Tree> && params.source);
-    constexpr bool kKnown = !gemm::kHasTree<Tree>;  // there is little to drain, and much to compile
+    constexpr bool kKnown = false;  // there is little to drain, and much to compile
     staging.template drain<Tree, kKnown>(params.tree, sums, params.store, source, tile * Config::kTileN, 0);
     if (source.there()) consumer.stage = source.release(thread);
     if constexpr (gemm::kHasTree<Tree>) consumer.start();  // again: a tree leaves no registers for it
